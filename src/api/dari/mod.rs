@@ -1,0 +1,228 @@
+//! `dari-runtime-v1`: the adapter between `POST /runtime/advance` and turns.
+//!
+//! Owns the request's way to a turn and the statuses of what is no turn. What a body means is in `input`, what an
+//! answer looks like in `answer`, where instructions come from in `instructions`.
+
+mod answer;
+mod input;
+mod instructions;
+
+use super::body::{self, BodyError};
+use super::{Runtime, problem};
+use crate::json::{self, FingerprintBuilder};
+use crate::model::{
+    Conflict, Fault, FaultCode, Fingerprint, OnDrain, RawJson, Repeat, SessionId, StateIn, TurnRequest,
+};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use input::{Canned, Input, InputText, Malformed, UserTurn, Workspace};
+use instructions::Finder;
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Bodies up to 64 MiB are taken.
+const MAX_BODY_BYTES: usize = 64 << 20;
+/// Beyond this a body is read off the worker's thread: it would keep its other connections waiting.
+const LARGE_BODY_BYTES: usize = 256 << 10;
+
+/// Paths and instructions of the adapter.
+#[derive(Debug, Clone)]
+pub struct DariOptions {
+    /// Path of the health check.
+    pub health_path: String,
+    /// Path of turns.
+    pub advance_path: String,
+    /// The file with the instructions of requests that bring none.
+    pub system_prompt_file: Option<PathBuf>,
+    /// Where a bundle's instructions are looked for, in order.
+    pub bundle_folders: Vec<PathBuf>,
+    /// Where attachments with a path or name are looked for.
+    pub workspace: PathBuf,
+    /// Sends blanks before an answer at this interval.
+    pub keepalive: Option<Duration>,
+}
+
+impl Default for DariOptions {
+    fn default() -> Self {
+        Self {
+            health_path: "/health".to_owned(),
+            advance_path: "/runtime/advance".to_owned(),
+            system_prompt_file: None,
+            bundle_folders: Vec::new(),
+            workspace: "/workspace".into(),
+            keepalive: None,
+        }
+    }
+}
+
+/// The adapter's part of the runtime.
+pub struct Dari {
+    options: DariOptions,
+    instructions: Finder,
+}
+
+impl Dari {
+    pub fn new(options: DariOptions) -> Self {
+        let instructions = Finder::new(options.system_prompt_file.clone(), options.bundle_folders.clone());
+        Self { options, instructions }
+    }
+
+    pub fn health_path(&self) -> &str {
+        &self.options.health_path
+    }
+
+    pub fn advance_path(&self) -> &str {
+        &self.options.advance_path
+    }
+
+    /// Reads a body as far as a turn.
+    fn prepare(&self, body: &[u8], idempotency_key: Option<String>) -> Prepared {
+        let Ok(text) = json::check(body) else { return Prepared::Refused(Refused::NotJson) };
+        let workspace = Workspace::new(&self.options.workspace);
+        match input::read(text, &|attachment| workspace.resolve(attachment)) {
+            Err(Malformed::NotAnObject) => Prepared::Refused(Refused::NotAnObject),
+            Err(Malformed::NoUserInput) => Prepared::Refused(Refused::NoUserInput),
+            Ok(Input::NotATurn(canned)) => Prepared::Canned(canned),
+            Ok(Input::Turn(turn)) => Prepared::Turn(Box::new(self.turn_request(turn, idempotency_key))),
+        }
+    }
+
+    fn turn_request(&self, turn: UserTurn<'_>, idempotency_key: Option<String>) -> TurnRequest {
+        if !turn.unknown_keys.is_empty() {
+            tracing::debug!(keys = ?turn.unknown_keys, "a request has keys that nothing is known about");
+        }
+        let found = self.instructions.find(turn.instructions.as_deref());
+        for warning in &found.warnings {
+            tracing::warn!("{warning}");
+        }
+        let state = turn.state.map(|state| match state {
+            Cow::Borrowed(raw) => json::from_raw(raw),
+            Cow::Owned(raw) => json::from_raw(&raw),
+        });
+        let repeat = match turn.message_id.or(idempotency_key) {
+            Some(id) => Repeat::ById { id, body: fingerprint(&turn.input, None), conflict: Conflict::NewTurn },
+            None => Repeat::ByBody { body: fingerprint(&turn.input, Some(state.as_ref())) },
+        };
+        // Without an id there is one session: a sandbox belongs to one.
+        let session = SessionId::scoped("dari", turn.session.as_deref().unwrap_or("main"));
+        TurnRequest {
+            repeat,
+            attachments: turn.attachments,
+            system_prompt: Some(found.text),
+            state: StateIn::Given(state),
+            on_drain: OnDrain::Grace,
+            ..TurnRequest::new(session, "dari", turn.prompt)
+        }
+    }
+}
+
+/// What identifies a request: its input and, where it has no id, its state.
+fn fingerprint(input: &InputText<'_>, state: Option<Option<&RawJson>>) -> Fingerprint {
+    let asked = FingerprintBuilder::new();
+    let asked = match input {
+        InputText::Input(raw) => asked.json(raw.get()),
+        // Sorted by name, so their order in the body means nothing.
+        InputText::Members(members) => {
+            members.iter().fold(asked.text("members"), |asked, (name, value)| asked.text(name).json(value.get()))
+        }
+    };
+    match state {
+        Some(state) => asked.json(state.map_or("null", RawJson::as_str)).finish(),
+        None => asked.finish(),
+    }
+}
+
+enum Prepared {
+    Turn(Box<TurnRequest>),
+    Canned(Canned),
+    Refused(Refused),
+}
+
+/// Why a request is no turn. One row each of the spec's section 2.8.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    NotJson,
+    NotAnObject,
+    NoUserInput,
+    TooLarge,
+    TimedOut,
+    Encoded,
+}
+
+impl Refused {
+    fn answer(self) -> HttpResponse {
+        let (status, detail) = match self {
+            Self::NotJson => (StatusCode::BAD_REQUEST, "request body is not valid JSON"),
+            Self::NotAnObject => (StatusCode::BAD_REQUEST, "request body must be a JSON object"),
+            Self::NoUserInput => (StatusCode::UNPROCESSABLE_ENTITY, "no user input found"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "request body is too large"),
+            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request body timed out"),
+            Self::Encoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported content encoding"),
+        };
+        problem::detail(status, detail)
+    }
+}
+
+/// One turn: `POST` on the advance path.
+pub async fn advance(request: HttpRequest, payload: web::Payload, runtime: web::Data<Runtime>) -> HttpResponse {
+    match receive(&request, payload, &runtime).await {
+        Ok(Prepared::Turn(turn)) => run(*turn, &runtime).await,
+        Ok(Prepared::Canned(canned)) => answer::canned(canned),
+        Ok(Prepared::Refused(refused)) | Err(refused) => refused.answer(),
+    }
+}
+
+async fn receive(
+    request: &HttpRequest,
+    payload: web::Payload,
+    runtime: &web::Data<Runtime>,
+) -> Result<Prepared, Refused> {
+    let encoding = request.headers().get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Refused::Encoded);
+    }
+    let header = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    let declared = header(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
+    let body: Bytes = body::read(payload, declared, MAX_BODY_BYTES, runtime.limits.body_timeout).await.map_err(
+        |error| match error {
+            BodyError::TooLarge => Refused::TooLarge,
+            BodyError::TimedOut => Refused::TimedOut,
+            // The connection is gone: whatever is answered, nobody reads it, and no turn starts.
+            BodyError::Cut => Refused::NotJson,
+        },
+    )?;
+    let key = header(header::HeaderName::from_static("idempotency-key"));
+    let key = key.filter(|key| (1..=256).contains(&key.len())).map(str::to_owned);
+    if body.len() <= LARGE_BODY_BYTES {
+        return Ok(runtime.dari.prepare(&body, key));
+    }
+    let runtime = runtime.clone();
+    let prepared = tokio::task::spawn_blocking(move || runtime.dari.prepare(&body, key)).await;
+    // Reading does not panic; were it to, this one request is refused.
+    Ok(prepared.unwrap_or(Prepared::Refused(Refused::NotJson)))
+}
+
+/// Runs the turn. It goes on when the caller goes away and this future with it.
+async fn run(turn: TurnRequest, runtime: &web::Data<Runtime>) -> HttpResponse {
+    match runtime.engine.submit(turn).await {
+        Ok(ticket) => match runtime.dari.options.keepalive {
+            Some(period) => answer::with_blanks(ticket.turn, period),
+            None => {
+                let outcome = ticket.turn.outcome().await;
+                answer::of(ticket.turn, &outcome)
+            }
+        },
+        Err(fault) => refused(&fault),
+    }
+}
+
+fn refused(fault: &Fault) -> HttpResponse {
+    let detail = match fault.code {
+        FaultCode::QueueFull | FaultCode::ServerFull => "turn queue is full",
+        FaultCode::Draining => "shutting down",
+        _ => "internal error",
+    };
+    problem::detail(problem::status(fault.code), detail)
+}

@@ -1,0 +1,93 @@
+//! The only code that knows HTTP and WebSockets: one adapter per protocol, and the server they live in.
+//!
+//! Owns which path belongs to whom. What a turn is and does is `engine`'s.
+
+mod auth;
+mod body;
+mod dari;
+mod health;
+mod problem;
+mod routes;
+mod runtimeuse;
+pub mod server;
+
+pub use auth::{Access, AccessError};
+pub use dari::DariOptions;
+pub use server::{Listening, Server, ServerBuilder, ServerError};
+
+use crate::engine::Engine;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A host protocol, or a part of the surface that can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// `GET /health` and `POST /runtime/advance`.
+    Dari,
+    /// The WebSocket channel.
+    RuntimeUse,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Dari, Self::RuntimeUse];
+
+    /// The protocol's name in `--protocols`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dari => "dari",
+            Self::RuntimeUse => "runtimeuse",
+        }
+    }
+}
+
+/// Bounds of the adapters.
+#[derive(Debug, Clone)]
+pub struct ApiLimits {
+    /// Largest WebSocket message taken, in bytes.
+    pub max_message_bytes: usize,
+    /// Time between two heartbeats of a running request.
+    pub heartbeat: Duration,
+    /// Time between two pings of an open WebSocket. `None`: never.
+    pub ping: Option<Duration>,
+    /// A WebSocket peer that is silent for this long is gone. `None`: never.
+    pub dead_after: Option<Duration>,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+}
+
+impl Default for ApiLimits {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 104_857_600,
+            heartbeat: Duration::from_secs(15),
+            ping: Some(Duration::from_secs(30)),
+            dead_after: Some(Duration::from_secs(60)),
+            body_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What every adapter works with.
+pub struct Runtime {
+    pub(crate) engine: Engine,
+    pub(crate) access: Access,
+    pub(crate) protocols: BTreeSet<Protocol>,
+    pub(crate) limits: ApiLimits,
+    pub(crate) dari: dari::Dari,
+    /// Fires when the last turn has its outcome and the connections are to close.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Runtime {
+    pub(crate) fn serves(&self, protocol: Protocol) -> bool {
+        self.protocols.contains(&protocol)
+    }
+
+    /// Whether nothing but Dari's two contract routes may answer.
+    pub(crate) fn is_dari_only(&self) -> bool {
+        self.protocols.iter().eq([&Protocol::Dari])
+    }
+}

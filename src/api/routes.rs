@@ -1,0 +1,116 @@
+//! Which path belongs to whom.
+//!
+//! Owns DESIGN section 4's table of paths, and the gate every request but `/health` passes.
+
+use super::auth::Denied;
+use super::{Protocol, Runtime, dari, health, problem, runtimeuse};
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpRequest, HttpResponse, web};
+
+/// Paths kept for hosts that come later: they answer 404 now, upgrades too.
+const KEPT_FREE: &[&str] = &[
+    "/api",
+    "/socket.io",
+    "/sessions",
+    "/ws",
+    "/v1",
+    "/agent-profiles",
+    "/invocations",
+    "/ping",
+    "/readiness",
+    "/responses",
+    "/acp",
+    "/agui",
+    "/metrics",
+    "/openapi.json",
+    "/ui",
+];
+
+/// Puts every route in its place.
+pub fn configure(config: &mut web::ServiceConfig, runtime: &Runtime) {
+    let health_path = if runtime.is_dari_only() { runtime.dari.health_path() } else { "/health" };
+    config.service(
+        web::resource(with_slash(health_path))
+            .route(web::method(Method::GET).to(health::health))
+            .route(web::method(Method::HEAD).to(health::health))
+            .default_service(web::to(|| std::future::ready(not_allowed("GET, HEAD")))),
+    );
+    if runtime.serves(Protocol::Dari) {
+        if health_path != runtime.dari.health_path() {
+            config.service(
+                web::resource(with_slash(runtime.dari.health_path()))
+                    .route(web::method(Method::GET).to(health::health))
+                    .route(web::method(Method::HEAD).to(health::health))
+                    .default_service(web::to(|| std::future::ready(not_allowed("GET, HEAD")))),
+            );
+        }
+        config.service(
+            web::resource(with_slash(runtime.dari.advance_path()))
+                .route(web::post().to(dari::advance))
+                .default_service(web::to(|| std::future::ready(not_allowed("POST")))),
+        );
+    }
+    config.default_service(web::to(everything_else));
+}
+
+/// A path with and without one trailing slash.
+fn with_slash(path: &str) -> Vec<String> {
+    let path = path.trim_end_matches('/');
+    vec![path.to_owned(), format!("{path}/")]
+}
+
+fn not_allowed(allow: &'static str) -> HttpResponse {
+    let mut answer = problem::detail(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allow));
+    answer
+}
+
+async fn everything_else(request: HttpRequest, payload: web::Payload, runtime: web::Data<Runtime>) -> HttpResponse {
+    let path = request.path();
+    let kept = KEPT_FREE
+        .iter()
+        .any(|kept| path.strip_prefix(kept).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    if runtime.serves(Protocol::RuntimeUse) && !kept {
+        if runtimeuse::is_upgrade(&request) {
+            return runtimeuse::upgrade(&request, payload, &runtime);
+        }
+        if path == "/" {
+            return runtimeuse::upgrade_required();
+        }
+    }
+    if runtime.is_dari_only() {
+        problem::detail(StatusCode::NOT_FOUND, "not found")
+    } else {
+        problem::error(StatusCode::NOT_FOUND, "not found")
+    }
+}
+
+/// The gate: who may not call is told so before anything else of the request is looked at.
+pub async fn gate(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let Some(runtime) = request.app_data::<web::Data<Runtime>>() else {
+        return Ok(request.into_response(HttpResponse::InternalServerError()));
+    };
+    let path = request.path().trim_end_matches('/');
+    let is_dari = runtime.serves(Protocol::Dari) && path == runtime.dari.advance_path();
+    let is_health = path == "/health" || (runtime.serves(Protocol::Dari) && path == runtime.dari.health_path());
+    if !is_health && let Err(denied) = runtime.access.check(request.headers(), request.query_string()) {
+        let status = if denied == Denied::Token { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
+        let mut answer = if is_dari || runtime.is_dari_only() {
+            problem::detail(status, denied.text())
+        } else {
+            problem::error(status, denied.text())
+        };
+        if denied == Denied::Token {
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        }
+        tracing::info!(reason = denied.text(), "a request was refused");
+        return Ok(request.into_response(answer));
+    }
+    next.call(request).await.map(ServiceResponse::map_into_boxed_body)
+}

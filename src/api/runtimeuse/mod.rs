@@ -1,0 +1,78 @@
+//! The RuntimeUse WebSocket protocol: the adapter between its messages and turns.
+//!
+//! Owns the upgrade and what a URL may say. Messages are read in `read`, written in `frames`, and moved in
+//! `connection`.
+
+mod connection;
+mod frames;
+mod read;
+
+use super::Runtime;
+use crate::engine;
+use crate::model::{Lifetime, SessionId};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use connection::Connection;
+
+/// Whether a request asks to become a WebSocket.
+pub fn is_upgrade(request: &HttpRequest) -> bool {
+    let has = |name, word: &str| {
+        request
+            .headers()
+            .get_all(name)
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
+    };
+    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
+}
+
+/// What a plain HTTP request to the channel gets.
+pub fn upgrade_required() -> HttpResponse {
+    HttpResponse::UpgradeRequired()
+        .content_type("text/plain")
+        .insert_header((header::UPGRADE, "websocket"))
+        .force_close()
+        .body("Upgrade Required")
+}
+
+/// Turns a request into a WebSocket and serves it.
+pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data<Runtime>) -> HttpResponse {
+    let (session, lifetime) = match named_session(request) {
+        Ok(Some(id)) => (id, Lifetime::Named),
+        Ok(None) => (engine::draw_connection_session(), Lifetime::Connection),
+        Err(answer) => return answer,
+    };
+    if runtime.engine.is_draining() {
+        return HttpResponse::ServiceUnavailable()
+            .insert_header((header::RETRY_AFTER, "1"))
+            .json(serde_json::json!({"error": "shutting down"}));
+    }
+    let offered = first_subprotocol(request);
+    let protocols: Vec<&str> = offered.iter().map(String::as_str).collect();
+    let (response, socket, messages) = match actix_ws::handle_with_protocols(request, payload, &protocols) {
+        Ok(parts) => parts,
+        Err(error) => return error.error_response(),
+    };
+    let limit = runtime.limits.max_message_bytes;
+    let messages = messages.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
+    let hangup = request.conn_data::<super::server::Hangup>().cloned();
+    let connection = Connection { runtime: runtime.clone(), session, lifetime, hangup };
+    // The connection lives on this worker; the turns it starts do not.
+    actix_web::rt::spawn(connection.serve(socket, messages));
+    response
+}
+
+/// `?session=ID`
+fn named_session(request: &HttpRequest) -> Result<Option<SessionId>, HttpResponse> {
+    let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
+    let id = query.ok().and_then(|mut query| query.remove("session"));
+    id.map(|id| SessionId::new(&id))
+        .transpose()
+        .map_err(|error| HttpResponse::BadRequest().json(serde_json::json!({"error": format!("session: {error}")})))
+}
+
+/// The peer echoes the first subprotocol it is offered, whatever it is.
+fn first_subprotocol(request: &HttpRequest) -> Option<String> {
+    let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    offered.split(',').map(str::trim).find(|word| !word.is_empty()).map(str::to_owned)
+}

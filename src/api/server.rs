@@ -1,0 +1,366 @@
+//! The server: sockets, workers, and the order of starting and stopping.
+//!
+//! Owns what happens between `bind` and exit. `Server::builder` is the way in for people who embed turnhost.
+
+use super::dari::{Dari, DariOptions};
+use super::{Access, ApiLimits, Protocol, Runtime, routes};
+use crate::engine::{Engine, EngineOptions};
+use crate::handler::{DynHandler, Handler};
+use crate::redact::{Redactor, Secret};
+use crate::store::{MemoryStore, Store};
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, web};
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Heads of requests must be complete within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections are kept this long.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// After the last outcome, answers get this long to reach their callers.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Nobody said who may call.
+    #[error(transparent)]
+    Access(#[from] super::AccessError),
+    /// The port is taken.
+    #[error("port {0} is already in use")]
+    PortInUse(u16),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The handler cannot work.
+    #[error("{0}")]
+    Handler(String),
+    /// The HTTP server ended by itself.
+    #[error("the server ended: {0}")]
+    Ended(std::io::Error),
+}
+
+/// Builds a [`Server`]. Everything but the handler has a default.
+pub struct ServerBuilder {
+    handler: Option<Arc<dyn DynHandler>>,
+    store: Option<Arc<dyn Store>>,
+    hosts: Option<Vec<IpAddr>>,
+    port: u16,
+    token: Option<Secret>,
+    no_auth: bool,
+    allowed_origins: Vec<String>,
+    protocols: BTreeSet<Protocol>,
+    engine: EngineOptions,
+    limits: ApiLimits,
+    dari: DariOptions,
+    redactor: Redactor,
+    grace: Duration,
+    workers: usize,
+}
+
+/// A server that is not started yet.
+pub struct Server(ServerBuilder);
+
+/// A server that accepts connections.
+pub struct Listening {
+    engine: Engine,
+    handle: ServerHandle,
+    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+    grace: Duration,
+    handler: Arc<dyn DynHandler>,
+    address: SocketAddr,
+}
+
+/// Ends a connection from outside: a WebSocket's own close frame waits behind data that a stalled peer does not take.
+#[derive(Clone, Debug)]
+pub struct Hangup(Arc<OwnedFd>);
+
+impl Hangup {
+    /// Shuts both directions down.
+    pub fn shutdown(&self) {
+        if let Err(error) = socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Both) {
+            tracing::debug!(%error, "a connection was gone before it was shut down");
+        }
+    }
+}
+
+impl Server {
+    /// Starts a description of a server.
+    #[must_use]
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            handler: None,
+            store: None,
+            hosts: None,
+            port: 8080,
+            token: None,
+            no_auth: false,
+            allowed_origins: Vec::new(),
+            protocols: Protocol::ALL.into(),
+            engine: EngineOptions::default(),
+            limits: ApiLimits::default(),
+            dari: DariOptions::default(),
+            redactor: Redactor::default(),
+            grace: Duration::from_secs(10),
+            workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2)),
+        }
+    }
+
+    /// Binds and starts to accept. The handler is started in the background; see [`Listening::start_handler`].
+    ///
+    /// # Errors
+    /// [`ServerError`] when nobody said who may call, or when the address cannot be listened on.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime. The one it is called from runs the turns.
+    pub fn listen(self) -> Result<Listening, ServerError> {
+        let Self(builder) = self;
+        let hosts =
+            builder.hosts.clone().unwrap_or_else(|| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        let access = Access::new(&hosts, builder.token, builder.no_auth, builder.allowed_origins)?;
+        let (listeners, address) = bind(&hosts, builder.port)?;
+        let handler = builder.handler.unwrap_or_else(|| Arc::new(crate::handler::echo::Echo));
+        let store = builder.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        let tasks = TaskTracker::new();
+        let engine = Engine::new(builder.engine, handler.clone(), store, builder.redactor, tasks.clone());
+        let stopping = CancellationToken::new();
+        let runtime = web::Data::new(Runtime {
+            engine: engine.clone(),
+            access,
+            protocols: builder.protocols,
+            limits: builder.limits,
+            dari: Dari::new(builder.dari),
+            stopping: stopping.clone(),
+        });
+        let mut server = HttpServer::new(move || {
+            let runtime = runtime.clone();
+            App::new()
+                .app_data(runtime.clone())
+                .wrap(from_fn(routes::gate))
+                .configure(|config| routes::configure(config, &runtime))
+        })
+        .workers(builder.workers)
+        .disable_signals()
+        .shutdown_timeout(LAST_ANSWERS.as_secs())
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_TIMEOUT)
+        // A caller that closes its half is gone: without this a lost caller looks like one that still listens.
+        .h1_allow_half_closed(false)
+        .on_connect(note_hangup);
+        for listener in listeners {
+            server = server.listen(listener).map_err(|error| ServerError::Bind { address, error })?;
+        }
+        let server = server.run();
+        let handle = server.handle();
+        let serving = tokio::spawn(server);
+        Ok(Listening { engine, handle, serving, stopping, tasks, grace: builder.grace, handler, address })
+    }
+}
+
+fn note_hangup(connection: &dyn Any, extensions: &mut actix_web::dev::Extensions) {
+    if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+        let _ = stream.set_nodelay(true);
+        if let Ok(descriptor) = stream.as_fd().try_clone_to_owned() {
+            extensions.insert(Hangup(Arc::new(descriptor)));
+        }
+    }
+}
+
+/// Listens on every host at one port. With port 0 the first host's free port is used for all of them.
+fn bind(hosts: &[IpAddr], port: u16) -> Result<(Vec<TcpListener>, SocketAddr), ServerError> {
+    let mut listeners = Vec::new();
+    let mut bound: Option<SocketAddr> = None;
+    for host in hosts {
+        let address = SocketAddr::new(*host, bound.map_or(port, |first| first.port()));
+        match listen_on(address) {
+            Ok(listener) => {
+                bound = bound.or_else(|| listener.local_addr().ok());
+                listeners.push(listener);
+            }
+            // A machine without IPv6 still has 127.0.0.1; with port 0 the second address may also be taken.
+            Err(error) if bound.is_some() => tracing::debug!(%address, %error, "not listening on this address too"),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                return Err(ServerError::PortInUse(address.port()));
+            }
+            Err(error) => return Err(ServerError::Bind { address, error }),
+        }
+    }
+    let address = bound.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    Ok((listeners, address))
+}
+
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl Listening {
+    /// The first address it listens on, with the real port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts the handler in the background; the future resolves when it takes turns.
+    ///
+    /// # Errors
+    /// [`ServerError::Handler`] when it never can: the server should end.
+    pub fn start_handler(&self) -> impl Future<Output = Result<(), ServerError>> + Send + use<> {
+        let handler = self.handler.clone();
+        let started = tokio::spawn(async move { handler.start().await });
+        async move {
+            match started.await {
+                Ok(result) => result.map_err(ServerError::Handler),
+                Err(error) => Err(ServerError::Handler(format!("the handler could not be started: {error}"))),
+            }
+        }
+    }
+
+    /// Resolves when the HTTP server ends without being asked to.
+    pub async fn ended(&mut self) -> ServerError {
+        match (&mut self.serving).await {
+            Ok(Ok(())) => ServerError::Ended(std::io::Error::other("stopped")),
+            Ok(Err(error)) => ServerError::Ended(error),
+            Err(error) => ServerError::Ended(std::io::Error::other(error)),
+        }
+    }
+
+    /// Stops: refuses new turns, lets running ones finish within the grace, answers every caller, closes.
+    pub async fn stop(self) {
+        self.engine.drain(self.grace).await;
+        self.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.handle.stop(true).await;
+        let _ = self.serving.await;
+    }
+}
+
+impl ServerBuilder {
+    /// The handler that runs the turns. Default: `echo`.
+    #[must_use]
+    pub fn handler(mut self, handler: impl Handler) -> Self {
+        self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// The same for a handler chosen at run time.
+    #[must_use]
+    pub fn shared_handler(mut self, handler: Arc<dyn DynHandler>) -> Self {
+        self.handler = Some(handler);
+        self
+    }
+
+    /// Where sessions are kept. Default: in memory.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// The addresses to listen on. Default: `127.0.0.1` and `::1`.
+    #[must_use]
+    pub fn hosts(mut self, hosts: Vec<IpAddr>) -> Self {
+        self.hosts = Some(hosts);
+        self
+    }
+
+    /// The port; 0 takes a free one. Default: 8080.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// The token that callers must present.
+    #[must_use]
+    pub fn token(mut self, token: Option<Secret>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// Lets everybody call, also on an address that is not a loopback one.
+    #[must_use]
+    pub fn no_auth(mut self, no_auth: bool) -> Self {
+        self.no_auth = no_auth;
+        self
+    }
+
+    /// Origins of web pages that may call, besides the server's own.
+    #[must_use]
+    pub fn allowed_origins(mut self, origins: Vec<String>) -> Self {
+        self.allowed_origins = origins;
+        self
+    }
+
+    /// The protocols served. Default: all.
+    #[must_use]
+    pub fn protocols(mut self, protocols: impl IntoIterator<Item = Protocol>) -> Self {
+        self.protocols = protocols.into_iter().collect();
+        self
+    }
+
+    /// Bounds and limits of the engine.
+    #[must_use]
+    pub fn engine(mut self, options: EngineOptions) -> Self {
+        self.engine = options;
+        self
+    }
+
+    /// Bounds of the adapters.
+    #[must_use]
+    pub fn limits(mut self, limits: ApiLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Paths and instructions of the Dari adapter.
+    #[must_use]
+    pub fn dari(mut self, options: DariOptions) -> Self {
+        self.dari = options;
+        self
+    }
+
+    /// What is always taken out of everything that leaves the process.
+    #[must_use]
+    pub fn redactor(mut self, redactor: Redactor) -> Self {
+        self.redactor = redactor;
+        self
+    }
+
+    /// How long running turns may go on once the server stops. Default: 10 s.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// The finished description.
+    #[must_use]
+    pub fn build(self) -> Server {
+        Server(self)
+    }
+}

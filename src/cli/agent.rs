@@ -1,0 +1,55 @@
+//! From the agent part of the options to a handler.
+//!
+//! Owns nothing else: what the options mean is `config`'s, what a handler does is `handler`'s.
+
+use crate::config::{Agent, AgentConfig, HandlerProgram, Language};
+use crate::handler::DynHandler;
+use crate::handler::echo::Echo;
+use crate::handler::stdio::{Bridge, Program, StdioHandler, StdioOptions};
+use crate::process::{Environment, TOKEN_VARIABLE};
+use crate::redact::Redactor;
+use std::sync::Arc;
+use tokio_util::task::TaskTracker;
+
+/// The handler that the options ask for.
+pub fn handler(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler> {
+    let Agent::Program(program) = &config.agent else { return Arc::new(Echo) };
+    let name = |path: &std::path::Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
+    let env = Environment::inherited(&config.environment, &[TOKEN_VARIABLE]);
+    let program = match program {
+        HandlerProgram::Stdio { program, args } => Program {
+            name: args.first().map_or_else(|| name(program), |script| name(script.as_ref())),
+            program: program.clone().into(),
+            args: args.clone(),
+            bridge: None,
+            cwd: config.workspace.clone(),
+            env,
+        },
+        HandlerProgram::Module { language, interpreter, module, named } => {
+            let bridge = match language {
+                Language::JavaScript => Bridge::JAVASCRIPT,
+                Language::Python => Bridge::PYTHON,
+            };
+            Program {
+                name: name(named),
+                program: interpreter.clone().into(),
+                args: bridge.args(module),
+                bridge: Some(bridge),
+                cwd: config.workspace.clone(),
+                env,
+            }
+        }
+    };
+    let options = StdioOptions {
+        processes: config.handler_processes,
+        start_timeout: config.handler_start_timeout,
+        stop_grace: config.engine.stop_grace,
+    };
+    Arc::new(StdioHandler::new(program, options, tasks.clone()))
+}
+
+/// What is always taken out of everything that leaves the process: the values of the server's own secret variables.
+pub fn own_secrets(config: &AgentConfig) -> Redactor {
+    let text = |value: &std::ffi::OsStr| value.to_str().map(str::to_owned);
+    Redactor::of_environment(config.environment.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))))
+}

@@ -1,0 +1,129 @@
+//! `turnhost serve`: starts the server, and stops it when asked to.
+//!
+//! Owns the signals and the line that says where it listens.
+
+use super::{INTERRUPTED, OK, agent};
+use crate::api::{Listening, Server};
+use crate::config::{ConfigError, ServeConfig, ServeFlags};
+use crate::process;
+use crate::telemetry;
+use std::io::Write;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::TaskTracker;
+
+/// Serves until a signal.
+pub fn serve(runtime: &Runtime, flags: ServeFlags) -> Result<u8, ConfigError> {
+    let config = flags.into_config()?;
+    let own = agent::own_secrets(&config.agent);
+    let _log = telemetry::start(&config.agent.log, own).map_err(ConfigError)?;
+    // The main thread only waits: what serves must be on the runtime's own threads, where children are started.
+    let serving = runtime.spawn(until_signal(config));
+    runtime.block_on(serving).unwrap_or_else(|error| Err(ConfigError(format!("the server ended: {error}"))))
+}
+
+async fn until_signal(config: ServeConfig) -> Result<u8, ConfigError> {
+    let mut signals = Signals::new().map_err(|error| ConfigError(format!("signals cannot be caught: {error}")))?;
+    if let Err(error) = process::become_subreaper() {
+        tracing::warn!(%error, "orphans of a killed shim would not be found");
+    }
+    let tasks = TaskTracker::new();
+    let handler = agent::handler(&config.agent, &tasks);
+    let server = Server::builder()
+        .shared_handler(handler)
+        .port(config.port)
+        .token(config.token)
+        .no_auth(config.no_auth)
+        .allowed_origins(config.allowed_origins)
+        .protocols(config.protocols)
+        .engine(config.agent.engine.clone())
+        .limits(config.limits)
+        .dari(config.dari)
+        .redactor(agent::own_secrets(&config.agent))
+        .grace(config.grace);
+    let server = match config.hosts {
+        Some(hosts) => server.hosts(hosts),
+        None => server,
+    };
+    let mut listening = server.build().listen().map_err(|error| ConfigError(error.to_string()))?;
+    announce(&listening);
+    let ended = {
+        let started = listening.start_handler();
+        tokio::pin!(started);
+        let mut loading = true;
+        loop {
+            tokio::select! {
+                result = &mut started, if loading => match result {
+                    Ok(()) => loading = false,
+                    Err(error) => break Err(error),
+                },
+                which = signals.next() => break Ok(which),
+                error = listening.ended() => break Err(error),
+            }
+        }
+    };
+    match ended {
+        Ok(which) => {
+            tracing::info!("stopping");
+            tokio::select! {
+                () = listening.stop() => Ok(which.exit_code()),
+                // Asked twice: nothing is waited for. The shims see that the server is gone and end their trees.
+                again = signals.next() => std::process::exit(i32::from(again.exit_code_at_once())),
+            }
+        }
+        Err(error) => {
+            listening.stop().await;
+            Err(ConfigError(error.to_string()))
+        }
+    }
+}
+
+/// Says where the server listens, once it does. Hosts and tests wait for this line.
+fn announce(listening: &Listening) {
+    let address = listening.address();
+    let mut out = std::io::stdout().lock();
+    // Nobody reads it: that is no reason not to serve.
+    let _ = writeln!(out, "turnhost listening on port {} (http://{address})", address.port());
+    let _ = out.flush();
+}
+
+#[derive(Clone, Copy)]
+enum Which {
+    Terminate,
+    Interrupt,
+}
+
+impl Which {
+    const fn exit_code(self) -> u8 {
+        match self {
+            Self::Terminate => OK,
+            Self::Interrupt => INTERRUPTED,
+        }
+    }
+
+    /// 128 and the signal's number, as of a process that the signal ended.
+    const fn exit_code_at_once(self) -> u8 {
+        match self {
+            Self::Terminate => 143,
+            Self::Interrupt => INTERRUPTED,
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> Which {
+        tokio::select! {
+            _ = self.terminate.recv() => Which::Terminate,
+            _ = self.interrupt.recv() => Which::Interrupt,
+        }
+    }
+}

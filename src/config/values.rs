@@ -1,0 +1,113 @@
+//! Single values of options: ports, addresses, times, lists.
+//!
+//! Owns their forms and the sentence that a wrong one gets.
+
+use super::ConfigError;
+use crate::api::Protocol;
+use crate::redact::Secret;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The port when nobody names one.
+const DEFAULT_PORT: u16 = 8080;
+
+pub fn variable<'a>(environment: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
+    environment.get(std::ffi::OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
+}
+
+/// `--port`, else `$PORT`, else 8080. An empty `PORT` counts as unset.
+pub fn port(flag: Option<&str>, environment: &BTreeMap<OsString, OsString>) -> Result<u16, ConfigError> {
+    let bad = |text: &str, place: &str| ConfigError(format!("invalid port \"{text}\"{place}"));
+    if let Some(text) = flag {
+        return text.parse().map_err(|_| bad(text, ""));
+    }
+    match environment.get(std::ffi::OsStr::new("PORT")) {
+        None => Ok(DEFAULT_PORT),
+        Some(value) if value.is_empty() => Ok(DEFAULT_PORT),
+        Some(value) => {
+            let text = value.to_string_lossy();
+            text.parse().map_err(|_| bad(&text, " in the environment variable PORT"))
+        }
+    }
+}
+
+pub fn host(text: &str) -> Result<Vec<IpAddr>, ConfigError> {
+    if text == "localhost" {
+        return Ok(vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]);
+    }
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse()
+        .map(|address| vec![address])
+        .map_err(|_| ConfigError(format!("invalid host \"{text}\": give an IP address")))
+}
+
+/// The token from its file, else from the environment; never from an argument, which every process can read.
+pub fn token(file: Option<&Path>, environment: &BTreeMap<OsString, OsString>) -> Result<Option<Secret>, ConfigError> {
+    let Some(file) = file else { return Ok(variable(environment, "TURNHOST_TOKEN").map(Secret::new)) };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| ConfigError(format!("--token-file {}: {error}", file.display())))?;
+    match text.trim() {
+        "" => Err(ConfigError(format!("--token-file {}: the file is empty", file.display()))),
+        token => Ok(Some(Secret::new(token))),
+    }
+}
+
+pub fn protocols(list: Option<&str>) -> Result<BTreeSet<Protocol>, ConfigError> {
+    let Some(list) = list else { return Ok(Protocol::ALL.into()) };
+    let mut protocols = BTreeSet::new();
+    for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name).ok_or_else(|| {
+            let names = Protocol::ALL.map(Protocol::name).join(", ");
+            ConfigError(format!("unknown protocol \"{name}\". Choose from: {names}"))
+        })?;
+        protocols.insert(protocol);
+    }
+    if protocols.is_empty() { Err(ConfigError("--protocols names none".to_owned())) } else { Ok(protocols) }
+}
+
+pub fn url_path(flag: &str, path: String) -> Result<String, ConfigError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
+    let path = path.trim_end_matches('/').to_owned();
+    if path.len() > 1 && path.starts_with('/') && !path.contains("//") && path.chars().all(plain) {
+        Ok(path)
+    } else {
+        Err(ConfigError(format!("{flag}: expected a path such as /health")))
+    }
+}
+
+/// Where the instructions file of a bundle is looked for; `dari-runtime-v1` 6.3.
+pub fn bundle_folders(environment: &BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
+    let named = variable(environment, "DARI_SOURCE_BUNDLE_ROOT").map(PathBuf::from);
+    let fixed = ["/workspace/.dari/agent-resources/source-bundle", "/bundle", "/workspace"].map(PathBuf::from);
+    named.into_iter().chain(std::env::current_dir().ok()).chain(fixed).collect()
+}
+
+pub fn number<N: std::str::FromStr>(flag: &str, text: &str) -> Result<N, ConfigError> {
+    text.trim().parse().map_err(|_| ConfigError(format!("{flag}: expected a number, got \"{text}\"")))
+}
+
+pub fn duration(flag: &str, text: &str) -> Result<Duration, ConfigError> {
+    optional_duration(flag, text)?
+        .ok_or_else(|| ConfigError(format!("{flag}: expected a time above zero, such as 10s")))
+}
+
+/// `30m`, `1h 30m`, `500ms`, or a plain number of seconds; `off` and `0` are none.
+pub fn optional_duration(flag: &str, text: &str) -> Result<Option<Duration>, ConfigError> {
+    let text = text.trim();
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(None);
+    }
+    let parsed = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|_| ConfigError(format!("{flag}: expected a time such as 30m, 10s or off, got \"{text}\"")))?,
+    };
+    // Ten years: beyond it adding to a clock could overflow.
+    if parsed > Duration::from_secs(315_360_000) {
+        return Err(ConfigError(format!("{flag}: {text} is too long")));
+    }
+    Ok((!parsed.is_zero()).then_some(parsed))
+}

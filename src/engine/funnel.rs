@@ -1,0 +1,175 @@
+//! The one way of an event from a handler to its readers: redact, number, store, fan out.
+//!
+//! Owns the order of those steps and the note of when the turn last gave a sign of life. Numbering and storing are the
+//! log's.
+
+use super::log::SessionLog;
+use crate::handler::{Listener, Room, TurnOver};
+use crate::model::{Answer, Event, Fault, RawJson, TurnId, What};
+use crate::redact::Redactor;
+use futures_util::future::BoxFuture;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Answer text kept for a turn that a limit cuts, in bytes.
+const PARTIAL_BYTES: usize = 64 << 10;
+
+/// The engine's end of a turn's sink.
+pub(super) struct Funnel {
+    log: Arc<SessionLog>,
+    turn: TurnId,
+    redactor: Redactor,
+    began: Instant,
+    /// Milliseconds after `began` of the last event or sign of life.
+    last_sign: AtomicU64,
+    partial: Mutex<Partial>,
+}
+
+/// What the user would have read so far.
+#[derive(Default)]
+struct Partial {
+    whole: String,
+    /// Deltas of the block that is not complete yet.
+    open: String,
+}
+
+impl Funnel {
+    pub(super) fn new(log: Arc<SessionLog>, turn: TurnId, redactor: Redactor) -> Arc<Self> {
+        Arc::new(Self {
+            log,
+            turn,
+            redactor,
+            began: Instant::now(),
+            last_sign: AtomicU64::new(0),
+            partial: Mutex::default(),
+        })
+    }
+
+    /// When the turn last said something or gave a sign of life.
+    pub(super) fn last_sign(&self) -> Instant {
+        self.began + Duration::from_millis(self.last_sign.load(Ordering::Relaxed))
+    }
+
+    /// The answer text said so far, cut to a bound.
+    pub(super) fn partial(&self) -> String {
+        let partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = partial.whole.clone();
+        if !text.is_empty() && !partial.open.is_empty() {
+            text.push('\n');
+        }
+        text + &partial.open
+    }
+
+    pub(super) fn redact_answer(&self, answer: Answer) -> Answer {
+        match answer {
+            Answer::Text(text) => Answer::Text(self.string(text)),
+            Answer::Structured(json) => Answer::Structured(self.json(json)),
+        }
+    }
+
+    pub(super) fn redact_fault(&self, mut fault: Fault) -> Fault {
+        fault.message = self.string(fault.message);
+        fault.detail = fault.detail.map(|detail| self.string(detail));
+        fault.metadata = fault.metadata.map(|metadata| self.json(metadata));
+        if let Some(process) = &mut fault.process {
+            process.stderr_tail = self.string(std::mem::take(&mut process.stderr_tail));
+        }
+        fault
+    }
+
+    pub(super) fn redact_metadata(&self, metadata: Option<RawJson>) -> Option<RawJson> {
+        metadata.map(|json| self.json(json))
+    }
+
+    fn string(&self, text: String) -> String {
+        match self.redactor.text(&text) {
+            std::borrow::Cow::Borrowed(_) => text,
+            std::borrow::Cow::Owned(clean) => clean,
+        }
+    }
+
+    fn json(&self, json: RawJson) -> RawJson {
+        if self.redactor.is_empty() { json } else { self.redactor.json(&json) }
+    }
+
+    fn redact(&self, event: Event) -> Event {
+        if self.redactor.is_empty() {
+            return event;
+        }
+        match event {
+            Event::Text { block, parts } => {
+                Event::Text { block, parts: parts.into_iter().map(|part| self.string(part)).collect() }
+            }
+            Event::TextDelta { block, text } => Event::TextDelta { block, text: self.string(text) },
+            Event::Thinking { text } => Event::Thinking { text: self.string(text) },
+            Event::ToolUse { id, name, input } => Event::ToolUse { id, name, input: self.json(input) },
+            Event::ToolResult { id, output, is_error, exit_code } => {
+                Event::ToolResult { id, output: self.string(output), is_error, exit_code }
+            }
+            Event::Progress { kind, detail } => Event::Progress { kind, detail: self.redact_metadata(detail) },
+            Event::CommandOutput { stream, text, command } => Event::CommandOutput {
+                stream,
+                text: self.string(text),
+                command: self.string(command.to_string()).into(),
+            },
+            Event::Warning { text, field } => Event::Warning { text: self.string(text), field },
+            // Ids, numbers and the paths of the artifact handshake are never altered.
+            Event::Discarded { .. } | Event::Usage(_) | Event::Artifact { .. } => event,
+        }
+    }
+
+    fn note(&self, event: &Event) {
+        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Text { parts, .. } => {
+                partial.open.clear();
+                for part in parts {
+                    partial.add_whole(part);
+                }
+            }
+            Event::TextDelta { text, .. } => {
+                let room = PARTIAL_BYTES.saturating_sub(partial.whole.len() + partial.open.len());
+                partial.open.push_str(&text[..text.floor_char_boundary(room)]);
+            }
+            Event::Discarded { .. } => partial.open.clear(),
+            _ => {}
+        }
+    }
+}
+
+impl Partial {
+    fn add_whole(&mut self, part: &str) {
+        let room = PARTIAL_BYTES.saturating_sub(self.whole.len());
+        if room == 0 {
+            return;
+        }
+        if !self.whole.is_empty() {
+            self.whole.push('\n');
+        }
+        self.whole.push_str(&part[..part.floor_char_boundary(room)]);
+    }
+}
+
+impl Listener for Funnel {
+    fn take(&self, event: Event) -> Result<Room, TurnOver> {
+        self.alive();
+        let event = self.redact(event);
+        self.note(&event);
+        if self.log.append(&self.turn, What::Said(event)).is_none() {
+            tracing::debug!(turn = %self.turn, "an event came after the turn's end and was dropped");
+            return Err(TurnOver);
+        }
+        Ok(if self.log.is_full() { Room::Full } else { Room::Yes })
+    }
+
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.log.room(&self.turn))
+    }
+
+    fn alive(&self) {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_sign.store(since, Ordering::Relaxed);
+    }
+}

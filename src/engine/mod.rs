@@ -1,0 +1,289 @@
+//! Sessions and turns: admission, repeats, one turn at a time per session, the event log, cancellation, drain.
+//!
+//! Owns everything between an adapter's request and a turn's one outcome. Knows no HTTP, no WebSocket and no JSON.
+//!
+//! Every turn runs on the main runtime, under one tracker: an adapter's own task may be dropped when its client goes
+//! away, the turn is not.
+
+mod funnel;
+mod log;
+mod registry;
+mod run;
+mod session;
+mod turn;
+
+#[cfg(test)]
+mod tests;
+
+pub use log::{Followed, Follower, LogLimits};
+pub use turn::TurnRecord;
+
+use crate::handler::DynHandler;
+use crate::model::{CancelReason, Fault, FaultCode, OnDrain, SessionId, TurnId, TurnRequest};
+use crate::redact::Redactor;
+use crate::store::Store;
+use registry::Registry;
+use session::Admitted;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::task::TaskTracker;
+
+/// Bounds and limits of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Ends a turn after this much silence. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Ends a turn after this long in all. `None`: never.
+    pub turn_timeout: Option<Duration>,
+    /// How long a stopped handler may take before it is dropped.
+    pub stop_grace: Duration,
+    /// Turns that wait for one session, besides the one that runs.
+    pub queue_limit: usize,
+    /// Turns that run at once in the whole server; more wait.
+    pub max_running: usize,
+    /// Turns that run or wait in the whole server; more are refused.
+    pub max_turns: usize,
+    /// Sessions kept in memory though nothing runs in them.
+    pub max_quiet_sessions: usize,
+    /// Bounds of each session's log.
+    pub log: LogLimits,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Some(Duration::from_secs(30 * 60)),
+            turn_timeout: None,
+            stop_grace: Duration::from_secs(2),
+            queue_limit: 16,
+            max_running: 1024,
+            max_turns: 8192,
+            max_quiet_sessions: 1000,
+            log: LogLimits::default(),
+        }
+    }
+}
+
+/// How long a handler may take to stop once the server's own grace is spent.
+const STOP_GRACE_AT_EXIT: Duration = Duration::from_millis(500);
+
+/// Runs turns. Cloning gives another handle to the same engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    options: EngineOptions,
+    handler: Arc<dyn DynHandler>,
+    redactor: Redactor,
+    registry: Registry,
+    places: Semaphore,
+    /// Turns that run or wait.
+    turns: AtomicUsize,
+    turn_left: Notify,
+    draining: AtomicBool,
+    /// The grace of the drain is spent: what still runs gets little time to stop.
+    hurrying: AtomicBool,
+    runtime: Handle,
+    tasks: TaskTracker,
+}
+
+/// An admitted request: the turn that answers it.
+#[derive(Debug)]
+pub struct Ticket {
+    /// The turn.
+    pub turn: Arc<TurnRecord>,
+    /// Whether the request repeats an earlier one: the turn is that one's.
+    pub is_repeat: bool,
+}
+
+impl Inner {
+    fn turn_left(&self) {
+        self.turns.fetch_sub(1, Ordering::AcqRel);
+        self.turn_left.notify_waiters();
+    }
+
+    fn stop_grace(&self, reason: CancelReason) -> Duration {
+        if reason == CancelReason::Draining && self.hurrying.load(Ordering::Acquire) {
+            STOP_GRACE_AT_EXIT
+        } else {
+            self.options.stop_grace
+        }
+    }
+}
+
+impl Engine {
+    /// An engine whose turns run on the current tokio runtime, which must be the main one.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn new(
+        options: EngineOptions,
+        handler: Arc<dyn DynHandler>,
+        store: Arc<dyn Store>,
+        redactor: Redactor,
+        tasks: TaskTracker,
+    ) -> Self {
+        let registry = Registry::new(store, options.log, options.max_quiet_sessions);
+        let places = Semaphore::new(options.max_running.min(Semaphore::MAX_PERMITS));
+        Self(Arc::new(Inner {
+            options,
+            handler,
+            redactor,
+            registry,
+            places,
+            turns: AtomicUsize::new(0),
+            turn_left: Notify::new(),
+            draining: AtomicBool::new(false),
+            hurrying: AtomicBool::new(false),
+            runtime: Handle::current(),
+            tasks,
+        }))
+    }
+
+    /// Admits a request: a new turn, or the turn it repeats. Cancel-safe: dropped before it returns, no turn was begun.
+    ///
+    /// # Errors
+    /// A fault of code `Draining`, `QueueFull`, `ServerFull` or `KeyConflict`: nothing was begun.
+    pub async fn submit(&self, request: TurnRequest) -> Result<Ticket, Fault> {
+        self.admit(request, false).await.map(|(ticket, _)| ticket)
+    }
+
+    /// Admits a request and follows its session's log from before the turn's first entry. The entries of other turns
+    /// come too; the reader picks its own.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub async fn submit_and_follow(&self, request: TurnRequest) -> Result<(Ticket, Follower), Fault> {
+        let (ticket, follower) = self.admit(request, true).await?;
+        let follower = follower.ok_or_else(|| Fault::new(FaultCode::Internal, "internal error"))?;
+        Ok((ticket, follower))
+    }
+
+    async fn admit(&self, request: TurnRequest, follow: bool) -> Result<(Ticket, Option<Follower>), Fault> {
+        let engine = &self.0;
+        if self.is_draining() {
+            return Err(Fault::new(FaultCode::Draining, "shutting down"));
+        }
+        let request = Arc::new(request);
+        let session = engine.registry.session(&request.session, request.lifetime).await;
+        let follower = follow.then(|| session.log.follow(session.log.end()));
+        let admitted = session.admit(&request, engine.options.queue_limit, || {
+            TurnRecord::new(draw_turn_id(), session.id.clone(), request.repeat.clone())
+        });
+        match admitted {
+            Err(fault) => {
+                engine.registry.went_quiet(&session);
+                Err(fault)
+            }
+            Ok(Admitted::Repeat(turn)) => {
+                engine.registry.went_quiet(&session);
+                Ok((Ticket { turn, is_repeat: true }, follower))
+            }
+            Ok(Admitted::New { record, start_runner }) => {
+                let turns = engine.turns.fetch_add(1, Ordering::AcqRel) + 1;
+                // Whoever set `draining` after the check above does not know this turn yet, so look again.
+                if turns > engine.options.max_turns || self.is_draining() {
+                    record.stop.pull(CancelReason::Draining);
+                }
+                if start_runner {
+                    engine.tasks.spawn_on(run::run_session(engine.clone(), session), &engine.runtime);
+                }
+                if turns > engine.options.max_turns {
+                    return Err(Fault::new(FaultCode::ServerFull, "too many turns"));
+                }
+                Ok((Ticket { turn: record, is_repeat: false }, follower))
+            }
+        }
+    }
+
+    /// Stops a turn. One that still waits is settled at once; one that runs when its handler has stopped, or at the
+    /// end of the grace. One that has ended stays as it is.
+    pub fn cancel(&self, turn: &Arc<TurnRecord>, reason: CancelReason) {
+        turn.stop.pull(reason);
+        if let Some(session) = self.0.registry.get(&turn.session) {
+            if session.withdraw(turn) {
+                run::settle_unbegun(&self.0, &session, turn);
+            }
+            self.0.registry.went_quiet(&session);
+        }
+    }
+
+    /// Forgets a session that lived as long as its connection.
+    pub fn close_connection_session(&self, id: &SessionId) {
+        self.0.registry.forget(id);
+    }
+
+    /// Turns that run or wait.
+    #[must_use]
+    pub fn turns(&self) -> usize {
+        self.0.turns.load(Ordering::Acquire)
+    }
+
+    /// Sessions in memory.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.0.registry.len()
+    }
+
+    /// The handler's name.
+    #[must_use]
+    pub fn handler_name(&self) -> &str {
+        self.0.handler.name()
+    }
+
+    /// Whether new turns are refused.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Refuses new turns, cancels those whose protocol says so at once, gives the others `grace`, then cancels them.
+    /// Returns when every turn has its outcome and the handler has stopped.
+    pub async fn drain(&self, grace: Duration) {
+        self.0.draining.store(true, Ordering::Release);
+        self.cancel_all(|on_drain| on_drain == OnDrain::Cancel);
+        if tokio::time::timeout(grace, self.all_left()).await.is_err() {
+            self.0.hurrying.store(true, Ordering::Release);
+            self.cancel_all(|_| true);
+            self.all_left().await;
+        }
+        self.0.handler.stop().await;
+    }
+
+    async fn all_left(&self) {
+        loop {
+            let left = self.0.turn_left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if self.turns() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn cancel_all(&self, which: impl Fn(OnDrain) -> bool) {
+        for session in self.0.registry.all() {
+            for (turn, on_drain) in session.live() {
+                if which(on_drain) {
+                    self.cancel(&turn, CancelReason::Draining);
+                }
+            }
+        }
+    }
+}
+
+/// A fresh session id for a connection that named none. Drawn from the system at each use, so that two copies of one
+/// memory snapshot do not draw the same.
+#[must_use]
+pub fn draw_connection_session() -> SessionId {
+    SessionId::scoped("connection", uuid::Uuid::new_v4().simple().encode_lower(&mut uuid::Uuid::encode_buffer()))
+}
+
+fn draw_turn_id() -> TurnId {
+    TurnId::from_drawn(format!("turn_{}", uuid::Uuid::new_v4().simple()))
+}

@@ -1,0 +1,106 @@
+//! Which sessions are in memory.
+//!
+//! Owns loading a session at its first turn and forgetting the ones that were quiet longest; the store keeps what
+//! must be kept.
+
+use super::log::LogLimits;
+use super::session::Session;
+use crate::model::{Lifetime, SessionId};
+use crate::store::Store;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The loaded sessions.
+pub(super) struct Registry {
+    store: Arc<dyn Store>,
+    limits: LogLimits,
+    most_quiet: usize,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    sessions: HashMap<SessionId, Slot>,
+    /// Quiet sessions, longest first, by the count at which they went quiet.
+    quiet: BTreeMap<u64, SessionId>,
+    count: u64,
+}
+
+struct Slot {
+    session: Arc<Session>,
+    quiet_since: Option<u64>,
+}
+
+impl Registry {
+    pub(super) fn new(store: Arc<dyn Store>, limits: LogLimits, most_quiet: usize) -> Self {
+        Self { store, limits, most_quiet, loaded: Mutex::default() }
+    }
+
+    /// The session of this name, loaded from the store or new. A store that fails gives a new session: its turns run,
+    /// and the log tells that they are not kept.
+    pub(super) async fn session(&self, id: &SessionId, lifetime: Lifetime) -> Arc<Session> {
+        if let Some(session) = self.get(id) {
+            return session;
+        }
+        let stored = match lifetime {
+            Lifetime::Connection => None,
+            Lifetime::Named => self.store.session(id).await.unwrap_or_else(|error| {
+                tracing::error!(session = %id, %error, "the session's past could not be read");
+                None
+            }),
+        };
+        let mut loaded = self.loaded();
+        // Two requests may load a session at once: the first to come back decides.
+        let slot = loaded.sessions.entry(id.clone()).or_insert_with(|| Slot {
+            session: Session::new(id.clone(), lifetime, stored, &self.store, self.limits),
+            quiet_since: None,
+        });
+        slot.session.clone()
+    }
+
+    /// The session, if it is loaded. Touching it takes it off the list of quiet ones.
+    pub(super) fn get(&self, id: &SessionId) -> Option<Arc<Session>> {
+        let mut loaded = self.loaded();
+        let slot = loaded.sessions.get_mut(id)?;
+        let (session, since) = (slot.session.clone(), slot.quiet_since.take());
+        if let Some(since) = since {
+            loaded.quiet.remove(&since);
+        }
+        Some(session)
+    }
+
+    /// Notes that a session has nothing to do, and forgets the longest quiet ones beyond the bound.
+    pub(super) fn went_quiet(&self, session: &Arc<Session>) {
+        let mut loaded = self.loaded();
+        if !session.is_idle() || session.lifetime == Lifetime::Connection {
+            return;
+        }
+        loaded.count += 1;
+        let now = loaded.count;
+        let Some(slot) = loaded.sessions.get_mut(&session.id) else { return };
+        if let Some(since) = slot.quiet_since.replace(now) {
+            loaded.quiet.remove(&since);
+        }
+        loaded.quiet.insert(now, session.id.clone());
+        while loaded.quiet.len() > self.most_quiet {
+            let Some((_, id)) = loaded.quiet.pop_first() else { break };
+            loaded.sessions.remove(&id);
+        }
+    }
+
+    pub(super) fn forget(&self, id: &SessionId) {
+        self.loaded().sessions.remove(id);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.loaded().sessions.len()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Session>> {
+        self.loaded().sessions.values().map(|slot| slot.session.clone()).collect()
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,229 @@
+//! One session in memory: its state, its queue, the turns it has settled.
+//!
+//! Owns the rules of order: one turn at a time, the others wait in order within a bound, a repeat is no new turn.
+
+use super::log::{LogLimits, SessionLog};
+use super::turn::TurnRecord;
+use crate::model::{
+    Conflict, Fault, FaultCode, Fingerprint, Lifetime, OnDrain, Outcome, RawJson, Repeat, SessionId, StateChange,
+    StateIn, TurnRequest,
+};
+use crate::store::{Store, StoredSession};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Settled turns a session remembers; `dari-runtime-v1` 4.1 asks for 100.
+const REMEMBERED: usize = 100;
+/// Answers it remembers, in bytes; the newest is remembered whatever its size.
+const REMEMBERED_BYTES: usize = 64 << 20;
+/// How long an undelivered answer waits for a retry that has no id; `dari-runtime-v1` 4.2.
+const UNDELIVERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A session that is loaded.
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) lifetime: Lifetime,
+    pub(super) log: Arc<SessionLog>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    state: Option<RawJson>,
+    queue: VecDeque<Waiting>,
+    running: Option<(Arc<TurnRecord>, OnDrain)>,
+    has_runner: bool,
+    /// Turns begun so far: tells whether another turn began since an answer was made.
+    begun: u64,
+    settled: VecDeque<Arc<TurnRecord>>,
+    settled_bytes: usize,
+}
+
+/// An admitted turn that waits for its session.
+pub(super) struct Waiting {
+    pub(super) record: Arc<TurnRecord>,
+    pub(super) request: Arc<TurnRequest>,
+}
+
+/// What became of a request at its session's door.
+pub(super) enum Admitted {
+    /// A new turn waits; `start_runner` when nobody works on the session's queue yet.
+    New { record: Arc<TurnRecord>, start_runner: bool },
+    /// The request repeats this turn.
+    Repeat(Arc<TurnRecord>),
+}
+
+impl Session {
+    pub(super) fn new(
+        id: SessionId,
+        lifetime: Lifetime,
+        stored: Option<StoredSession>,
+        store: &Arc<dyn Store>,
+        limits: LogLimits,
+    ) -> Arc<Self> {
+        let stored = stored.unwrap_or_default();
+        let store = (lifetime == Lifetime::Named).then(|| store.clone());
+        let mut inner = Inner {
+            state: stored.state,
+            queue: VecDeque::new(),
+            running: None,
+            has_runner: false,
+            begun: 0,
+            settled: VecDeque::new(),
+            settled_bytes: 0,
+        };
+        for turn in stored.settled {
+            let record = TurnRecord::new(turn.id, id.clone(), turn.repeat);
+            record.settle(turn.outcome.clone());
+            inner.remember(record, &turn.outcome);
+        }
+        let log = SessionLog::new(id.clone(), stored.last, store, limits);
+        Arc::new(Self { id, lifetime, log, inner: Mutex::new(inner) })
+    }
+
+    /// Takes a request in, or finds the turn that it repeats.
+    pub(super) fn admit(
+        &self,
+        request: &Arc<TurnRequest>,
+        most_waiting: usize,
+        new_record: impl FnOnce() -> Arc<TurnRecord>,
+    ) -> Result<Admitted, Fault> {
+        let mut inner = self.inner();
+        if let Some(earlier) = inner.find_repeat(&request.repeat, &self.id)? {
+            return Ok(Admitted::Repeat(earlier));
+        }
+        // The head of a queue with nobody running is about to begin; the bound counts those that really wait.
+        let waiting = inner.queue.len().saturating_sub(usize::from(inner.running.is_none()));
+        if waiting >= most_waiting && !(inner.running.is_none() && inner.queue.is_empty()) {
+            return Err(Fault::new(FaultCode::QueueFull, "turn queue is full"));
+        }
+        let record = new_record();
+        inner.queue.push_back(Waiting { record: record.clone(), request: request.clone() });
+        let start_runner = !std::mem::replace(&mut inner.has_runner, true);
+        if start_runner {
+            inner.running = None;
+        }
+        Ok(Admitted::New { record, start_runner })
+    }
+
+    /// The next turn to run, with the state it starts from. `None` ends the runner.
+    pub(super) fn begin(&self) -> Option<(Waiting, Option<RawJson>)> {
+        let mut inner = self.inner();
+        let Some(next) = inner.queue.pop_front() else {
+            inner.has_runner = false;
+            inner.running = None;
+            return None;
+        };
+        inner.begun += 1;
+        inner.running = Some((next.record.clone(), next.request.on_drain));
+        if let StateIn::Given(state) = &next.request.state {
+            inner.state.clone_from(state);
+        }
+        let state = inner.state.clone();
+        Some((next, state))
+    }
+
+    /// Applies a turn's outcome to the session; the turn is settled right after, once its end is stored.
+    pub(super) fn end(&self, record: &Arc<TurnRecord>, outcome: &Arc<Outcome>) {
+        let mut inner = self.inner();
+        match &outcome.state {
+            StateChange::Keep => {}
+            StateChange::Clear => inner.state = None,
+            StateChange::Set(state) => inner.state = Some(state.clone()),
+        }
+        let _ = record.begun_at_end.set(inner.begun);
+        if outcome.is_recorded() && self.lifetime == Lifetime::Named && record.repeat != Repeat::Never {
+            inner.remember(record.clone(), outcome);
+        }
+    }
+
+    /// Takes a waiting turn out of the queue.
+    pub(super) fn withdraw(&self, record: &Arc<TurnRecord>) -> bool {
+        let mut inner = self.inner();
+        let before = inner.queue.len();
+        inner.queue.retain(|waiting| !Arc::ptr_eq(&waiting.record, record));
+        inner.queue.len() < before
+    }
+
+    /// Every turn that runs or waits, and what a drain does to it.
+    pub(super) fn live(&self) -> Vec<(Arc<TurnRecord>, OnDrain)> {
+        let inner = self.inner();
+        let waiting = inner.queue.iter().map(|waiting| (waiting.record.clone(), waiting.request.on_drain));
+        inner.running.iter().cloned().chain(waiting).collect()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        let inner = self.inner();
+        !inner.has_runner && inner.queue.is_empty()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn live_records(&self) -> impl Iterator<Item = &Arc<TurnRecord>> {
+        self.running.iter().map(|(record, _)| record).chain(self.queue.iter().map(|waiting| &waiting.record))
+    }
+
+    fn find_repeat(&self, repeat: &Repeat, session: &SessionId) -> Result<Option<Arc<TurnRecord>>, Fault> {
+        match repeat {
+            Repeat::Never => Ok(None),
+            Repeat::ById { id, body, conflict } => {
+                let mut other_body = false;
+                for record in self.live_records().chain(self.settled.iter().rev()) {
+                    match record.names(id) {
+                        Some(same) if same == *body => return Ok(Some(record.clone())),
+                        Some(_) => other_body = true,
+                        None => {}
+                    }
+                }
+                if !other_body {
+                    return Ok(None);
+                }
+                match conflict {
+                    Conflict::Refuse => {
+                        Err(Fault::new(FaultCode::KeyConflict, "the key was used before with a different request"))
+                    }
+                    Conflict::NewTurn => {
+                        tracing::warn!(%session, "a message id came again with another input: it is a new turn");
+                        Ok(None)
+                    }
+                }
+            }
+            Repeat::ByBody { body } => {
+                let same = |record: &&Arc<TurnRecord>| record.repeat == Repeat::ByBody { body: *body };
+                let live = self.live_records().find(same);
+                Ok(live.or_else(|| self.settled.iter().rev().find(same).filter(|r| self.awaits_retry(r))).cloned())
+            }
+        }
+    }
+
+    /// Whether an answer was never delivered and no other turn has begun since it was made.
+    fn awaits_retry(&self, record: &TurnRecord) -> bool {
+        !record.is_delivered()
+            && record.begun_at_end.get().is_none_or(|begun| *begun == self.begun)
+            && record.ended_at.get().is_none_or(|at| at.elapsed() < UNDELIVERED_FOR)
+    }
+
+    fn remember(&mut self, record: Arc<TurnRecord>, outcome: &Outcome) {
+        self.settled_bytes += outcome.weight();
+        self.settled.push_back(record);
+        while self.settled.len() > REMEMBERED || (self.settled_bytes > REMEMBERED_BYTES && self.settled.len() > 1) {
+            if let Some(old) = self.settled.pop_front() {
+                self.settled_bytes -= old.ended().map_or(0, |outcome| outcome.weight());
+            }
+        }
+    }
+}
+
+impl TurnRecord {
+    /// What was asked under this caller's key, if this turn has it.
+    fn names(&self, key: &str) -> Option<Fingerprint> {
+        match &self.repeat {
+            Repeat::ById { id, body, .. } if id == key => Some(*body),
+            _ => None,
+        }
+    }
+}

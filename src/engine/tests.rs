@@ -1,0 +1,1 @@
+//! The engine by itself: order, repeats, one outcome, slow and failing stores.

@@ -1,0 +1,100 @@
+//! One admitted turn: its switch to stop it, and its one outcome.
+//!
+//! Owns "exactly one outcome": it can be set once, and everybody who waits gets the same.
+
+use crate::model::{CancelReason, Outcome, Repeat, SessionId, TurnId};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::SetOnce;
+use tokio_util::sync::CancellationToken;
+
+/// A turn that the engine has admitted. Shared by everybody who waits for it, watches it or stops it.
+#[derive(Debug)]
+pub struct TurnRecord {
+    /// The turn's id.
+    pub id: TurnId,
+    /// Its session.
+    pub session: SessionId,
+    pub(super) repeat: Repeat,
+    pub(super) stop: Stop,
+    outcome: SetOnce<Arc<Outcome>>,
+    delivered: AtomicBool,
+    /// How many turns of the session had begun when this one ended; tells whether another began since.
+    pub(super) begun_at_end: OnceLock<u64>,
+    pub(super) ended_at: OnceLock<tokio::time::Instant>,
+}
+
+impl TurnRecord {
+    pub(super) fn new(id: TurnId, session: SessionId, repeat: Repeat) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            session,
+            repeat,
+            stop: Stop::default(),
+            outcome: SetOnce::new(),
+            delivered: AtomicBool::new(false),
+            begun_at_end: OnceLock::new(),
+            ended_at: OnceLock::new(),
+        })
+    }
+
+    /// Waits for the turn's outcome. Cancel-safe; any number of callers get the same.
+    pub async fn outcome(&self) -> Arc<Outcome> {
+        self.outcome.wait().await.clone()
+    }
+
+    /// The outcome, if the turn has ended.
+    #[must_use]
+    pub fn ended(&self) -> Option<Arc<Outcome>> {
+        self.outcome.get().cloned()
+    }
+
+    /// Settles the turn. The first call decides; later ones change nothing.
+    pub(super) fn settle(&self, outcome: Arc<Outcome>) {
+        let _ = self.ended_at.set(tokio::time::Instant::now());
+        let _ = self.outcome.set(outcome);
+    }
+
+    /// Notes that a caller has received the whole answer.
+    pub fn mark_delivered(&self) {
+        self.delivered.store(true, Ordering::Release);
+    }
+
+    /// Whether some caller has received the whole answer.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.delivered.load(Ordering::Acquire)
+    }
+}
+
+/// The switch that stops a turn; the first reason counts.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    token: CancellationToken,
+    reason: OnceLock<CancelReason>,
+}
+
+impl Stop {
+    pub(super) fn pull(&self, reason: CancelReason) {
+        let _ = self.reason.set(reason);
+        self.token.cancel();
+    }
+
+    pub(super) async fn pulled(&self) -> CancelReason {
+        self.token.cancelled().await;
+        self.reason()
+    }
+
+    pub(super) fn is_pulled(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    pub(super) fn reason(&self) -> CancelReason {
+        self.reason.get().copied().unwrap_or(CancelReason::Caller)
+    }
+
+    /// A token that fires with the switch; it can be fired by itself too.
+    pub(super) fn child(&self) -> CancellationToken {
+        self.token.child_token()
+    }
+}

@@ -1,0 +1,133 @@
+//! What runs a turn: the contract of a handler, and the handlers we have.
+//!
+//! Owns the trait and its implementations. Knows nothing of sessions, protocols or stores: a handler gets one turn,
+//! says events, and returns one reply.
+
+pub mod echo;
+mod sink;
+pub mod stdio;
+
+pub use sink::{Cancel, Listener, Room, Sink, TurnOver};
+
+use crate::model::{Answer, Fault, RawJson, SessionId, StateChange, TurnId, TurnRequest};
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+
+/// A turn as its handler sees it. Cloning shares everything.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// The turn's id.
+    pub id: TurnId,
+    /// The session's id.
+    pub session: SessionId,
+    /// 1, or more when an earlier attempt was cut by a crash of the server.
+    pub attempt: u32,
+    /// The state this turn starts from, as a handler of this session last left it.
+    pub state: Option<RawJson>,
+    /// What was asked.
+    pub request: Arc<TurnRequest>,
+}
+
+/// What a handler returns for a turn that did not fail.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// The answer.
+    pub answer: Answer,
+    /// What happens to the session's state.
+    pub state: StateChange,
+    /// The handler's own metadata, a JSON object.
+    pub metadata: Option<RawJson>,
+}
+
+impl Reply {
+    /// A text answer that leaves the state alone.
+    #[must_use]
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { answer: Answer::Text(text.into()), state: StateChange::Keep, metadata: None }
+    }
+
+    /// The same reply with another state.
+    #[must_use]
+    pub fn with_state(mut self, state: StateChange) -> Self {
+        self.state = state;
+        self
+    }
+}
+
+/// What a handler returns for a turn that failed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// What went wrong.
+    pub fault: Fault,
+    /// A failed turn may leave a state too.
+    pub state: StateChange,
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self { fault, state: StateChange::Keep }
+    }
+}
+
+/// Runs turns.
+///
+/// What an implementation must guarantee:
+/// - `run` is called for several turns at once, also of different sessions; never twice at once for one session.
+/// - It returns once the turn is over and nothing of it runs any more. When `cancel` fires it should return within the
+///   grace (2 s); after that it is dropped at its next await point, so it must be safe to drop there (cancel-safe).
+/// - It does not block its thread; CPU-heavy work goes to `tokio::task::spawn_blocking`.
+/// - A panic costs this turn an error and nothing else.
+/// - What it says after it returned is dropped.
+pub trait Handler: Send + Sync + 'static {
+    /// The handler's name, for logs and `/health`.
+    fn name(&self) -> &str;
+
+    /// Runs one turn to its end.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the turn failed; its message goes to the caller, its detail to the log.
+    fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> impl Future<Output = Result<Reply, Failure>> + Send;
+
+    /// Called once after the server listens. An error ends the server with exit code 1 and this message.
+    ///
+    /// # Errors
+    /// One sentence that says why no turn could ever work.
+    fn start(&self) -> impl Future<Output = Result<(), String>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Called once when the server stops, after the last turn; ends everything the handler started.
+    fn stop(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+}
+
+/// A [`Handler`] behind a pointer, as the engine holds it.
+pub trait DynHandler: Send + Sync + 'static {
+    /// See [`Handler::name`].
+    fn name(&self) -> &str;
+    /// See [`Handler::run`].
+    fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> BoxFuture<'_, Result<Reply, Failure>>;
+    /// See [`Handler::start`].
+    fn start(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// See [`Handler::stop`].
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+impl<H: Handler> DynHandler for H {
+    fn name(&self) -> &str {
+        Handler::name(self)
+    }
+
+    fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> BoxFuture<'_, Result<Reply, Failure>> {
+        Box::pin(Handler::run(self, turn, sink, cancel))
+    }
+
+    fn start(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(Handler::start(self))
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Handler::stop(self))
+    }
+}

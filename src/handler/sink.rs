@@ -1,0 +1,99 @@
+//! Where a handler speaks, and how it hears that it should stop.
+//!
+//! Owns the handler's end of a turn's event stream. Numbering, redaction and storage are the engine's.
+
+use crate::model::Event;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// The turn has ended: what is said now goes nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the turn is over")]
+pub struct TurnOver;
+
+/// Whether the turn can take more events at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It can.
+    Yes,
+    /// What was said so far fills its bounds: wait before you say more.
+    Full,
+}
+
+/// The engine's side of a [`Sink`].
+pub trait Listener: Send + Sync {
+    /// Takes one event. Never blocks.
+    ///
+    /// # Errors
+    /// [`TurnOver`] when the turn has its outcome.
+    fn take(&self, event: Event) -> Result<Room, TurnOver>;
+
+    /// Resolves when there is room again or the turn is over. Cancel-safe.
+    fn room(&self) -> BoxFuture<'_, ()>;
+
+    /// Notes a sign of life that is no event.
+    fn alive(&self);
+}
+
+/// A turn's ear: everything a handler says goes through it. Cloning gives another way to the same turn.
+#[derive(Clone)]
+pub struct Sink(Arc<dyn Listener>);
+
+impl Sink {
+    /// A sink that ends at `listener`.
+    #[must_use]
+    pub fn new(listener: Arc<dyn Listener>) -> Self {
+        Self(listener)
+    }
+
+    /// Says one event; waits while the turn's bounds are full. Cancel-safe: the event is taken at the first poll.
+    ///
+    /// # Errors
+    /// [`TurnOver`] when the turn has its outcome; a handler may ignore it.
+    pub async fn say(&self, event: Event) -> Result<(), TurnOver> {
+        match self.0.take(event)? {
+            Room::Yes => Ok(()),
+            Room::Full => {
+                self.0.room().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Says one message of plain text.
+    ///
+    /// # Errors
+    /// As [`Sink::say`].
+    pub async fn text(&self, text: impl Into<String>) -> Result<(), TurnOver> {
+        self.say(Event::Text { block: None, parts: vec![text.into()] }).await
+    }
+
+    /// Notes a sign of life that is no event.
+    pub fn alive(&self) {
+        self.0.alive();
+    }
+}
+
+/// Fires when a turn is to stop.
+#[derive(Debug, Clone)]
+pub struct Cancel(CancellationToken);
+
+impl Cancel {
+    /// Wraps the engine's token.
+    #[must_use]
+    pub fn new(token: CancellationToken) -> Self {
+        Self(token)
+    }
+
+    /// Resolves when the turn is to stop. Cancel-safe.
+    pub async fn fired(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// Whether it fired.
+    #[must_use]
+    pub fn has_fired(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}

@@ -1,0 +1,426 @@
+//! One process of a handler: the turns it runs, and what becomes of them when it ends.
+//!
+//! Owns "a handler that dies fails only its own turns". The process itself is owned by its task in `process`; the task
+//! here reads what it says.
+
+use super::lines::{self, Said};
+use super::outgoing::{NotSent, Outgoing};
+use super::{Program, StdioOptions};
+use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
+use crate::model::{Fault, FaultCode, ProcessEnd};
+use crate::process::{Child, Exit, Launch, Limits, Line, LineReader, OnExit, Running, StdinFrom, Tail, launch};
+use crate::wire::handler::{PROTOCOL_VERSION, ToHandler};
+use futures_util::FutureExt;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+/// What a process that has ended may still have in its pipes is read for this long; a crash is told within 100 ms.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
+/// A process that runs turns.
+pub struct Worker {
+    child: Child,
+    out: Outgoing,
+    capabilities: OnceLock<Capabilities>,
+    /// No new turns: it failed to stop one, or it is ending.
+    retired: AtomicBool,
+    routes: Mutex<Routes>,
+    stderr: Mutex<Tail>,
+    /// What it said before it was ready, if that was an error.
+    broken: OnceLock<String>,
+    ready: watch::Sender<bool>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Capabilities {
+    concurrent: bool,
+    cancel: bool,
+}
+
+#[derive(Default)]
+struct Routes {
+    turns: HashMap<String, Route>,
+    /// Set once the process has ended; nothing is added after it.
+    ended: Option<Exit>,
+}
+
+struct Route {
+    sink: Sink,
+    end: oneshot::Sender<Result<Reply, Failure>>,
+}
+
+impl Worker {
+    /// Starts a process and waits until it takes turns.
+    pub async fn start(program: &Program, options: &StdioOptions, tasks: &TaskTracker) -> Result<Arc<Self>, Fault> {
+        let unavailable = |detail: String| {
+            Fault::new(FaultCode::HandlerUnavailable, "the handler could not be started").with_detail(detail)
+        };
+        let running = launch(
+            Launch {
+                program: program.program.clone(),
+                args: program.args.clone(),
+                cwd: Some(program.cwd.clone()),
+                env: program.env.clone(),
+                stdin: StdinFrom::Pipe,
+                channel: program.bridge.is_some(),
+                on_exit: OnExit::KillRest,
+                grace: options.stop_grace,
+            },
+            tasks,
+        )
+        .map_err(|error| unavailable(error.to_string()))?;
+        let worker = Self::connect(program, running, tasks).map_err(|error| unavailable(error.to_owned()))?;
+        let server = concat!("turnhost ", env!("CARGO_PKG_VERSION"));
+        let hello = lines::write(&ToHandler::Hello { protocol: PROTOCOL_VERSION, server });
+        // A process that has closed its input is about to be noticed below.
+        let _ = worker.out.send(hello);
+        let mut ready = worker.ready.subscribe();
+        let became_ready = async { ready.wait_for(|ready| *ready).await.is_ok() };
+        let failed = tokio::select! {
+            biased;
+            _ = became_ready => return Ok(worker),
+            exit = worker.ended() => worker.start_fault(&exit),
+            () = tokio::time::sleep(options.start_timeout) => {
+                unavailable(format!("the handler did not say ready within {:?}", options.start_timeout))
+            }
+        };
+        worker.kill();
+        Err(failed)
+    }
+
+    fn connect(program: &Program, running: Running, tasks: &TaskTracker) -> Result<Arc<Self>, &'static str> {
+        let Running { stdin, stdout, stderr, channel, child } = running;
+        let stdin = stdin.ok_or("the handler has no input")?;
+        let (out, said, log) = match (program.bridge, channel) {
+            (Some(bridge), Some((out, said))) => {
+                tasks.spawn(feed(stdin, bridge.source()));
+                (out, said, Some(stdout))
+            }
+            _ => (stdin, stdout, None),
+        };
+        let worker = Arc::new(Self {
+            child,
+            out: Outgoing::new(out),
+            capabilities: OnceLock::new(),
+            retired: AtomicBool::new(false),
+            routes: Mutex::default(),
+            stderr: Mutex::new(Tail::new(Tail::USUAL)),
+            broken: OnceLock::new(),
+            ready: watch::Sender::new(false),
+        });
+        tasks.spawn(worker.clone().own(said, log, stderr));
+        Ok(worker)
+    }
+
+    pub fn is_concurrent(&self) -> bool {
+        self.capabilities.get().is_some_and(|capabilities| capabilities.concurrent)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.routes().ended.is_none()
+    }
+
+    pub fn takes_turns(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && self.is_alive()
+    }
+
+    pub fn kill(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.child.kill();
+    }
+
+    pub fn stop(&self, grace: Duration) {
+        self.retired.store(true, Ordering::Release);
+        self.child.stop(grace);
+    }
+
+    pub async fn gone(&self) {
+        self.child.gone().await;
+    }
+
+    /// Runs one turn. Dropped before it returns, the turn is abandoned: the process gets no new turns and ends as soon
+    /// as it has no other.
+    pub async fn run(self: &Arc<Self>, turn: &Turn, sink: Sink, cancel: &Cancel) -> Result<Reply, Failure> {
+        let id = turn.id.as_str().to_owned();
+        let (end, ended) = oneshot::channel();
+        if let Err(exit) = self.add_route(id.clone(), Route { sink, end }) {
+            return Err(self.exit_fault(&exit).into());
+        }
+        let mut held = Held { worker: self, id, over: false };
+        if let Err(problem) = self.out.send(lines::turn(turn)) {
+            held.over = problem == NotSent::Full;
+            if problem == NotSent::Full {
+                self.routes().turns.remove(&held.id);
+                let text = "the handler does not read its input";
+                return Err(Fault::new(FaultCode::HandlerUnavailable, text).into());
+            }
+            // A process that closed its input is ending; how it ends is the better answer.
+        }
+        tokio::pin!(ended);
+        let end = tokio::select! {
+            biased;
+            end = &mut ended => end,
+            () = cancel.fired() => {
+                self.ask_to_stop(&held.id);
+                ended.await
+            }
+        };
+        held.over = true;
+        end.unwrap_or_else(|_| Err(Fault::new(FaultCode::Internal, "internal error").into()))
+    }
+
+    /// A process that cannot cancel a turn is ended instead; its exit ends the turn.
+    fn ask_to_stop(&self, id: &str) {
+        if self.capabilities.get().is_some_and(|capabilities| capabilities.cancel) {
+            let _ = self.out.send(lines::write(&ToHandler::Cancel { id }));
+        } else {
+            self.retired.store(true, Ordering::Release);
+            self.child.stop(Duration::from_millis(500));
+        }
+    }
+
+    fn add_route(&self, id: String, route: Route) -> Result<(), Exit> {
+        let mut routes = self.routes();
+        if let Some(exit) = &routes.ended {
+            return Err(exit.clone());
+        }
+        routes.turns.insert(id, route);
+        Ok(())
+    }
+
+    /// The task of this process: reads what it says until it ends, then ends its turns.
+    async fn own(self: Arc<Self>, said: pipe::Receiver, log: Option<pipe::Receiver>, stderr: pipe::Receiver) {
+        let reading = self.read(said);
+        let logging = async {
+            let stdout = async {
+                if let Some(log) = log {
+                    log_lines(log, "stdout", |_| {}).await;
+                }
+            };
+            let note = |bytes: &[u8]| self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+            tokio::join!(stdout, log_lines(stderr, "stderr", note));
+        };
+        let everything = async { tokio::join!(reading, logging) }.fuse();
+        tokio::pin!(everything);
+        let exit = tokio::select! {
+            _ = &mut everything => {
+                // All its pipes are closed: it can neither hear nor say anything any more.
+                match tokio::time::timeout(LAST_WORDS, self.child.exited()).await {
+                    Ok(exit) => exit,
+                    Err(_) => {
+                        self.child.kill();
+                        self.child.exited().await
+                    }
+                }
+            }
+            // Never ends by itself; it is here so that what waits is sent.
+            () = self.out.drain() => {
+                let _ = tokio::time::timeout(LAST_WORDS, &mut everything).await;
+                self.child.stop(LAST_WORDS);
+                self.child.exited().await
+            }
+            exit = self.child.exited() => {
+                let _ = tokio::time::timeout(LAST_WORDS, &mut everything).await;
+                exit
+            }
+        };
+        self.end_turns(exit);
+        // Its descendants may still hold the pipes; what they say is log, and must not stop them.
+        tokio::select! {
+            () = self.child.gone() => {}
+            _ = &mut everything => self.child.gone().await,
+        }
+    }
+
+    async fn read(&self, said: pipe::Receiver) {
+        let mut reader = LineReader::new(said, Limits::default());
+        loop {
+            match reader.next().await {
+                Ok(Some(Line::Json(line))) => match lines::read(&line) {
+                    Some(said) => self.take(said).await,
+                    None => {
+                        tracing::info!(target: "handler", "{}", String::from_utf8_lossy(&line[..line.len().min(8192)]))
+                    }
+                },
+                Ok(Some(Line::Log { text, cut })) => log_line("stdout", &text, cut),
+                Ok(Some(Line::TooLong)) => {
+                    tracing::error!(target: "handler", "a line of the handler was longer than 72 MiB; it is stopped");
+                    self.kill();
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(target: "handler", %error, "the handler's output cannot be read");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn take(&self, said: Said) {
+        match said {
+            Said::Ready { name, capabilities } => {
+                let has = |word: &str| capabilities.iter().any(|capability| capability == word);
+                let known = Capabilities { concurrent: has("concurrent"), cancel: has("cancel") };
+                tracing::info!(target: "handler", name = name.as_deref().unwrap_or("?"), ?capabilities, "handler ready");
+                let _ = self.capabilities.set(known);
+                self.ready.send_replace(true);
+            }
+            Said::Pong => {}
+            Said::Event { turn, event } => {
+                let sink = self.routes().turns.get(&turn).map(|route| route.sink.clone());
+                match sink {
+                    // The lock is gone by now: only this process waits while the turn's bounds are full.
+                    Some(sink) => drop(sink.say(event).await),
+                    None => tracing::debug!(target: "handler", turn, "a line came for a turn that is over"),
+                }
+            }
+            Said::Ended { turn, end } => {
+                let route = self.routes().turns.remove(&turn);
+                match route {
+                    Some(route) => drop(route.end.send(end)),
+                    None => tracing::warn!(target: "handler", turn, "a second end came for a turn and was dropped"),
+                }
+                self.end_if_unused();
+            }
+            Said::Log { level, text } => log_text(level, &text),
+            Said::Broken { message } => {
+                tracing::error!(target: "handler", message, "the handler cannot go on");
+                let _ = self.broken.set(message);
+            }
+            Said::Unknown { reason } => tracing::warn!(target: "handler", reason, "a line was not understood"),
+        }
+    }
+
+    /// A retired process ends with its last turn.
+    fn end_if_unused(&self) {
+        if self.retired.load(Ordering::Acquire) && self.routes().turns.is_empty() {
+            self.child.kill();
+        }
+    }
+
+    fn end_turns(&self, exit: Exit) {
+        let turns = {
+            let mut routes = self.routes();
+            routes.ended = Some(exit.clone());
+            std::mem::take(&mut routes.turns)
+        };
+        // Nobody gets `ready` any more: whoever waits for it looks at how the process ended.
+        self.ready.send_modify(|_| {});
+        for route in turns.into_values() {
+            let _ = route.end.send(Err(self.exit_fault(&exit).into()));
+        }
+    }
+
+    /// Resolves when the process has ended and its turns were told.
+    async fn ended(&self) -> Exit {
+        let mut changed = self.ready.subscribe();
+        loop {
+            if let Some(exit) = self.routes().ended.clone() {
+                return exit;
+            }
+            if changed.changed().await.is_err() {
+                return Exit::Lost;
+            }
+        }
+    }
+
+    fn exit_fault(&self, exit: &Exit) -> Fault {
+        let (message, exit_code, signal) = match exit {
+            Exit::Code(code) => (format!("Handler process exited with code {code}"), Some(*code), None),
+            Exit::Signal(signal) => (format!("Handler process was ended by signal {signal}"), None, Some(*signal)),
+            Exit::NotStarted(_) => ("the handler could not be started".to_owned(), None, None),
+            Exit::Lost => ("Handler process was lost".to_owned(), None, None),
+        };
+        let stderr_tail = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
+        let mut fault = Fault::new(FaultCode::HandlerExited, message);
+        fault.process = Some(ProcessEnd { exit_code, signal, stderr_tail });
+        fault
+    }
+
+    fn start_fault(&self, exit: &Exit) -> Fault {
+        let mut fault = self.exit_fault(exit);
+        fault.code = FaultCode::HandlerUnavailable;
+        fault.detail = Some(match (self.broken.get(), exit) {
+            (Some(message), _) => message.clone(),
+            (None, Exit::NotStarted(error)) => error.to_string(),
+            (None, Exit::Code(code)) => format!("the handler exited with code {code} before it was ready"),
+            (None, _) => "the handler ended before it was ready".to_owned(),
+        });
+        fault.message = "the handler could not be started".to_owned();
+        fault
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A turn that a process has; see [`Worker::run`].
+struct Held<'a> {
+    worker: &'a Worker,
+    id: String,
+    over: bool,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.worker.routes().turns.remove(&self.id);
+            self.worker.retired.store(true, Ordering::Release);
+            self.worker.end_if_unused();
+        }
+    }
+}
+
+/// Gives a bridge to its interpreter.
+async fn feed(mut stdin: pipe::Sender, source: &str) {
+    if let Err(error) = stdin.write_all(source.as_bytes()).await {
+        tracing::debug!(target: "handler", %error, "the interpreter did not read its bridge");
+    }
+}
+
+/// Reads a stream that is only log, in lines, and shows every byte to `note`.
+async fn log_lines(mut stream: impl AsyncRead + Unpin, name: &str, mut note: impl FnMut(&[u8])) {
+    const LONGEST: usize = 8192;
+    let mut chunk = [0_u8; 8192];
+    let mut line = Vec::new();
+    loop {
+        let Ok(read) = stream.read(&mut chunk).await else { return };
+        if read == 0 {
+            break;
+        }
+        note(&chunk[..read]);
+        for piece in chunk[..read].split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            let room = LONGEST.saturating_sub(line.len());
+            line.extend_from_slice(&text[..text.len().min(room)]);
+            if ends {
+                log_line(name, &line, line.len() == LONGEST);
+                line.clear();
+            }
+        }
+    }
+    if !line.is_empty() {
+        log_line(name, &line, false);
+    }
+}
+
+fn log_line(stream: &str, text: &[u8], cut: bool) {
+    let more = if cut { " [cut]" } else { "" };
+    tracing::info!(target: "handler", stream, "{}{more}", String::from_utf8_lossy(text).trim_end());
+}
+
+fn log_text(level: tracing::Level, text: &str) {
+    match level {
+        tracing::Level::DEBUG => tracing::debug!(target: "handler", "{text}"),
+        tracing::Level::WARN => tracing::warn!(target: "handler", "{text}"),
+        tracing::Level::ERROR => tracing::error!(target: "handler", "{text}"),
+        _ => tracing::info!(target: "handler", "{text}"),
+    }
+}

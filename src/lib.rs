@@ -1,0 +1,56 @@
+//! turnhost runs an agent's turns inside a sandbox.
+//!
+//! Platforms outside hand it a *turn* over their own protocol; it runs the turn with a *handler* and returns text,
+//! structured output and opaque state. The binary serves built-in agents and programs in any language; this library is
+//! for people who host a handler written in Rust:
+//!
+//! ```
+//! use turnhost::{Cancel, Failure, Handler, Reply, Server, Sink, Turn};
+//!
+//! struct Shout;
+//!
+//! impl Handler for Shout {
+//!     fn name(&self) -> &str {
+//!         "shout"
+//!     }
+//!
+//!     async fn run(&self, turn: Turn, sink: Sink, _cancel: Cancel) -> Result<Reply, Failure> {
+//!         let _ = sink.text("thinking…").await;
+//!         Ok(Reply::text(turn.request.prompt.to_uppercase()))
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), turnhost::ServerError> {
+//! let server = Server::builder().handler(Shout).port(0).build().listen()?;
+//! println!("listening on {}", server.address());
+//! server.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod api;
+pub mod cli;
+mod config;
+mod engine;
+mod handler;
+mod json;
+mod model;
+mod process;
+mod redact;
+mod store;
+mod telemetry;
+pub mod wire;
+
+pub use api::{Access, AccessError, ApiLimits, DariOptions, Listening, Protocol, Server, ServerBuilder, ServerError};
+pub use engine::{EngineOptions, LogLimits};
+pub use handler::echo::{DIRECTIVES, Echo};
+pub use handler::{Cancel, DynHandler, Failure, Handler, Listener, Reply, Room, Sink, Turn, TurnOver};
+pub use model::{
+    Answer, Attachment, BlockId, CancelReason, Conflict, Ending, Entry, EnvPolicy, Event, Fault, FaultCode,
+    Fingerprint, InvalidId, Lifetime, Limit, OnDrain, Outcome, OutputStream, ProcessEnd, RawJson, Repeat, Seq,
+    SessionId, StateChange, StateIn, TurnId, TurnRequest, Usage, What,
+};
+pub use process::run_if_asked as run_shim_if_asked;
+pub use redact::{Redactor, Secret};
+pub use store::{Batch, Done, MemoryStore, Page, Store, StoreError, StoredSession, StoredTurn};

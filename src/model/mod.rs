@@ -1,0 +1,20 @@
+//! The plain data every layer speaks: ids, requests, events, outcomes, faults.
+//!
+//! Owns the words of the house. Does not serialise, wait, or touch the system: what goes over a wire is `wire`'s
+//! business, what happens to a turn is `engine`'s.
+
+mod entry;
+mod event;
+mod fault;
+mod ids;
+mod json;
+mod outcome;
+mod turn;
+
+pub use entry::{Entry, What};
+pub use event::{BlockId, Event, OutputStream, Usage};
+pub use fault::{Fault, FaultCode, ProcessEnd};
+pub use ids::{InvalidId, Seq, SessionId, TurnId};
+pub use json::RawJson;
+pub use outcome::{Answer, CancelReason, Ending, Limit, Outcome, StateChange};
+pub use turn::{Attachment, Conflict, EnvPolicy, Fingerprint, Lifetime, OnDrain, Repeat, StateIn, TurnRequest};

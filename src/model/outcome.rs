@@ -1,0 +1,107 @@
+//! How a turn ended: exactly one of these per turn.
+
+use super::{Fault, RawJson};
+use std::time::Duration;
+
+/// The one end of a turn, with what it leaves behind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// What happens to the session's state.
+    pub state: StateChange,
+    /// The handler's own metadata, a JSON object.
+    pub metadata: Option<RawJson>,
+}
+
+impl Outcome {
+    /// An outcome that leaves the state alone.
+    #[must_use]
+    pub fn new(ending: Ending) -> Self {
+        Self { ending, state: StateChange::Keep, metadata: None }
+    }
+
+    /// Whether the turn is settled by this outcome. One that the stopping server cut is not: a retry runs it.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        !matches!(self.ending, Ending::Cancelled(CancelReason::Draining) | Ending::Interrupted)
+    }
+
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let answer = match &self.ending {
+            Ending::Answered(Answer::Text(text)) | Ending::TimedOut { partial: text, .. } => text.len(),
+            Ending::Answered(Answer::Structured(json)) => json.as_str().len(),
+            Ending::Failed(fault) => fault.message.len() + fault.metadata.as_ref().map_or(0, |m| m.as_str().len()),
+            Ending::Cancelled(_) | Ending::Interrupted => 0,
+        };
+        let state = if let StateChange::Set(state) = &self.state { state.as_str().len() } else { 0 };
+        answer + state + self.metadata.as_ref().map_or(0, |m| m.as_str().len())
+    }
+}
+
+/// The ways a turn can end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ending {
+    /// The handler answered.
+    Answered(Answer),
+    /// The turn failed.
+    Failed(Fault),
+    /// Somebody stopped it.
+    Cancelled(CancelReason),
+    /// A limit stopped it.
+    TimedOut {
+        /// Which limit.
+        limit: Limit,
+        /// How long the limit was.
+        after: Duration,
+        /// The answer text said until then, cut to a bound.
+        partial: String,
+    },
+    /// The server died while it ran.
+    Interrupted,
+}
+
+/// What a handler answers with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Plain text.
+    Text(String),
+    /// A JSON value, normally an object that fits the caller's schema.
+    Structured(RawJson),
+}
+
+/// What a turn does to its session's opaque state. Three cases: leaving it alone is not the same as clearing it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum StateChange {
+    /// Leave the state as it is.
+    #[default]
+    Keep,
+    /// Forget the state.
+    Clear,
+    /// Replace the state by this value. Never `null`.
+    Set(RawJson),
+}
+
+/// Who stopped a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReason {
+    /// Its caller asked for it.
+    Caller,
+    /// Its caller went away, and the protocol says that ends it.
+    Disconnected,
+    /// The server is stopping. Such a turn leaves no recorded outcome, so that a retry runs it.
+    Draining,
+}
+
+/// Which limit ended a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// No event and no sign of life for too long (`--idle-timeout`).
+    Silence,
+    /// The turn as a whole took too long (`--turn-timeout`).
+    Turn,
+    /// The limit that came with the request.
+    Request,
+}

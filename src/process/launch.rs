@@ -1,0 +1,397 @@
+//! Starting a program: its pipes, its shim, and what can go wrong.
+//!
+//! Ends where the program runs: from there on it belongs to its owner task in `child`.
+
+use super::child::{Child, Owner};
+use super::environment::Environment;
+use super::reaper;
+use super::shim::{self, MARK};
+use super::talk::{OnExit, Plan, StdinFrom, Step};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, IoSlice, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::unix::pipe;
+use tokio_util::task::TaskTracker;
+
+/// How much a pipe that we read may hold, where the system allows it: a program that says much is woken less often.
+const PIPE_SIZE: i32 = 256 * 1024;
+
+/// A program to be started.
+#[derive(Clone)]
+pub struct Launch {
+    /// A path, or a name that is looked up in the `PATH` of `env`, by the rules of `execvp`: a name without a slash in an
+    /// environment without `PATH` is looked for in `/bin` and `/usr/bin`.
+    pub program: OsString,
+    /// What follows the program's own name.
+    pub args: Vec<OsString>,
+    /// The working directory; the server's own if absent. A relative path in `program` starts here.
+    pub cwd: Option<PathBuf>,
+    /// All variables the program gets.
+    pub env: Environment,
+    /// Where its input comes from.
+    pub stdin: StdinFrom,
+    /// Whether it gets two more pipes: it reads descriptor 3 and writes descriptor 4.
+    pub channel: bool,
+    /// What becomes of its descendants once it has ended.
+    pub on_exit: OnExit,
+    /// How long it may take to end after SIGTERM when nobody says otherwise.
+    pub grace: Duration,
+}
+
+/// Arguments may hold prompts, so only their number is shown.
+impl fmt::Debug for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launch")
+            .field("program", &self.program)
+            .field("args", &self.args.len())
+            .field("cwd", &self.cwd)
+            .field("env", &self.env)
+            .field("stdin", &self.stdin)
+            .field("channel", &self.channel)
+            .field("on_exit", &self.on_exit)
+            .field("grace", &self.grace)
+            .finish()
+    }
+}
+
+/// A started program: our ends of its pipes, and its handle.
+#[derive(Debug)]
+pub struct Running {
+    /// Its standard input, with [`StdinFrom::Pipe`]. Dropping it is its end of file.
+    pub stdin: Option<pipe::Sender>,
+    /// Its standard output.
+    pub stdout: pipe::Receiver,
+    /// Its standard error.
+    pub stderr: pipe::Receiver,
+    /// What it reads on 3 and writes on 4, if it was given a channel.
+    pub channel: Option<(pipe::Sender, pipe::Receiver)>,
+    /// Its handle.
+    pub child: Child,
+}
+
+/// Why a program could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot start {program}: {cause}")]
+pub struct LaunchError {
+    /// The program, as it was asked for.
+    pub program: String,
+    /// What is wrong.
+    pub cause: LaunchCause,
+}
+
+/// What is wrong with a program that could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchCause {
+    /// No such file, or no such name in `PATH`.
+    #[error("program not found")]
+    NotFound,
+    /// The file exists, what its first line names does not (or the loader of a binary does not).
+    #[error("the interpreter it needs was not found")]
+    NoInterpreter,
+    /// A file without the permission, or a directory.
+    #[error("it is not executable")]
+    NotExecutable,
+    /// A binary of another machine, or no program at all.
+    #[error("it is not a program this machine can run")]
+    WrongFormat,
+    /// The working directory cannot be entered.
+    #[error("working directory {}: {reason}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// The limit of processes is reached.
+    #[error("too many processes are running")]
+    TooManyProcesses,
+    /// The limit of open files is reached.
+    #[error("too many files are open")]
+    TooManyFiles,
+    /// No memory for one more process.
+    #[error("out of memory")]
+    OutOfMemory,
+    /// More than the system passes on to a program. One argument or variable may have 128 KiB.
+    #[error("its arguments and environment are too long")]
+    TooLong,
+    /// Text that cannot be passed to a program.
+    #[error("an argument or variable contains a NUL byte, or a variable's name is empty or contains `=`")]
+    BadText,
+    /// This program does not call [`super::run_if_asked`].
+    #[error("this program does not call `run_if_asked` first thing in `main`")]
+    NotWired,
+    /// Anything else the system says.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl LaunchError {
+    /// The code a shell would end with: 127 for a program that was not found, 126 for one that cannot be run.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        if self.cause == LaunchCause::NotFound { 127 } else { 126 }
+    }
+
+    pub(super) fn new(program: &OsStr, cause: LaunchCause) -> Self {
+        Self { program: program.to_string_lossy().into_owned(), cause }
+    }
+}
+
+impl From<io::Error> for LaunchCause {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) => Self::NotFound,
+            Some(Errno::EACCES) => Self::NotExecutable,
+            Some(Errno::ENOEXEC) => Self::WrongFormat,
+            Some(Errno::EAGAIN) => Self::TooManyProcesses,
+            Some(Errno::EMFILE | Errno::ENFILE) => Self::TooManyFiles,
+            Some(Errno::ENOMEM) => Self::OutOfMemory,
+            Some(Errno::E2BIG) => Self::TooLong,
+            _ => Self::Other(error.to_string()),
+        }
+    }
+}
+
+/// What was asked for, as far as telling a failure needs it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    program: OsString,
+    cwd: Option<PathBuf>,
+}
+
+impl Asked {
+    pub(super) fn program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// The failure a shim reported, in words.
+    pub(super) fn failure(&self, step: Step, errno: i32) -> LaunchError {
+        let error = io::Error::from_raw_os_error(errno);
+        let cause = match (step, LaunchCause::from(error)) {
+            (Step::Directory, _) => {
+                let path = self.cwd.clone().unwrap_or_default();
+                LaunchCause::Directory { path, reason: Errno::from_raw(errno).desc().to_owned() }
+            }
+            (Step::Setup, LaunchCause::NotFound) => LaunchCause::Other("/dev/null is missing".to_owned()),
+            (Step::Program, LaunchCause::NotFound) if self.file_exists() => LaunchCause::NoInterpreter,
+            (_, cause) => cause,
+        };
+        LaunchError::new(&self.program, cause)
+    }
+
+    /// Only for a path: a name that `PATH` should find is not searched for a second time.
+    fn file_exists(&self) -> bool {
+        let program = Path::new(&self.program);
+        program.components().count() > 1 && self.cwd.as_deref().unwrap_or(Path::new("")).join(program).exists()
+    }
+}
+
+/// The binary that runs as the shim.
+#[derive(Debug, Clone)]
+pub struct Shim {
+    program: Arc<Path>,
+    own: bool,
+}
+
+/// Starts a program under this binary's own shim: [`Shim::launch`] of [`Shim::this_program`].
+///
+/// # Errors
+///
+/// See [`Shim::launch`].
+pub fn launch(launch: Launch, tasks: &TaskTracker) -> Result<Running, LaunchError> {
+    Shim::this_program().launch(launch, tasks)
+}
+
+impl Shim {
+    /// This very binary, also when its file has been replaced or deleted since it started.
+    #[must_use]
+    pub fn this_program() -> Self {
+        Self { program: Path::new("/proc/self/exe").into(), own: true }
+    }
+
+    /// Another binary that calls [`super::run_if_asked`]; for tests, whose own binary does not.
+    #[must_use]
+    pub fn at(program: impl AsRef<Path>) -> Self {
+        Self { program: program.as_ref().into(), own: false }
+    }
+
+    /// Starts a program. Its owner task is spawned on the current runtime through `tasks`.
+    ///
+    /// This returns when the shim runs, within a millisecond; whether the program itself could be started is known a
+    /// moment later, from [`Child::started`] or [`Child::exited`]. It blocks that long, since the calling thread is
+    /// suspended while the system makes the process (it is not forked, so the server's size does not matter).
+    ///
+    /// To be called from a thread of the main runtime, like everything that spawns tasks: the owner task of a child
+    /// started on an actix worker would end with that worker.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no room for the pipes or the process, or when no program could be given such arguments.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with IO and time.
+    pub fn launch(&self, launch: Launch, tasks: &TaskTracker) -> Result<Running, LaunchError> {
+        let asked = Asked { program: launch.program.clone(), cwd: launch.cwd.clone() };
+        let failed = |cause| LaunchError::new(&asked.program, cause);
+        if self.own && !shim::is_wired() {
+            return Err(failed(LaunchCause::NotWired));
+        }
+        let plan = Plan {
+            on_exit: launch.on_exit,
+            grace: launch.grace,
+            stdin: launch.stdin,
+            channel: launch.channel,
+            cwd: launch.cwd,
+            program: launch.program,
+            args: launch.args,
+            env: launch.env.into_pairs(),
+        };
+        let message = plan.encode().ok_or_else(|| failed(LaunchCause::BadText))?;
+        let (ends, theirs) = Ends::new(plan.stdin, plan.channel).map_err(|error| failed(error.into()))?;
+        let started = self.start(&message, theirs).map_err(|error| failed(own_failure(error)))?;
+        let (control, shim, sent) = started;
+        let unsent = message[sent..].to_vec();
+        let (owner, child) = Owner::new(control, shim, unsent, &plan, asked);
+        tasks.spawn(owner.run());
+        let Ends { stdin, stdout, stderr, channel } = ends;
+        Ok(Running { stdin, stdout, stderr, channel, child })
+    }
+
+    /// Starts the shim with its standard output and error already those of the program. All else goes over the control
+    /// socket, its standard input: a process that inherits nothing else needs no code between fork and exec, and then
+    /// the standard library does not copy the server to start it.
+    fn start(&self, message: &[u8], theirs: Theirs) -> io::Result<(tokio::net::UnixStream, reaper::Owned, usize)> {
+        let (ours, control) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        // Sent before the shim exists, so that it never waits. What does not fit is left to the owner task.
+        let numbers: Vec<_> = theirs.passed.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        let sent = sendmsg::<UnixAddr>(ours.as_raw_fd(), &[IoSlice::new(message)], rights, flags, None)?;
+        let mut command = tokio::process::Command::new(&*self.program);
+        command.arg0("shim").arg(MARK).env_clear();
+        command.stdin(Stdio::from(OwnedFd::from(control)));
+        command.stdout(Stdio::from(OwnedFd::from(theirs.stdout))).stderr(Stdio::from(OwnedFd::from(theirs.stderr)));
+        let shim = reaper::Owned::spawn(&mut command)?;
+        Ok((tokio::net::UnixStream::from_std(ours)?, shim, sent))
+    }
+}
+
+/// A failure to start the shim itself: a missing file is then not the program's.
+fn own_failure(error: io::Error) -> LaunchCause {
+    match LaunchCause::from(error) {
+        LaunchCause::NotFound => LaunchCause::Other("the server's own binary cannot be started again".to_owned()),
+        cause => cause,
+    }
+}
+
+/// The server's ends of a program's pipes.
+struct Ends {
+    stdin: Option<pipe::Sender>,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    channel: Option<(pipe::Sender, pipe::Receiver)>,
+}
+
+/// The program's ends. They stay blocking, as programs expect: the two ends of a pipe are separate descriptions.
+struct Theirs {
+    stdout: PipeWriter,
+    stderr: PipeWriter,
+    /// What goes over the control socket: standard input, if piped, then the channel.
+    passed: Vec<OwnedFd>,
+}
+
+impl Ends {
+    fn new(stdin: StdinFrom, channel: bool) -> io::Result<(Self, Theirs)> {
+        let mut passed = Vec::new();
+        let stdin = match stdin {
+            StdinFrom::Null => None,
+            StdinFrom::Pipe => {
+                let (reader, writer) = io::pipe()?;
+                passed.push(reader.into());
+                Some(pipe::Sender::from_owned_fd(writer.into())?)
+            }
+        };
+        let channel = if channel {
+            let (reader, writer) = io::pipe()?;
+            passed.push(reader.into());
+            let sender = pipe::Sender::from_owned_fd(writer.into())?;
+            let (reader, writer) = io::pipe()?;
+            passed.push(writer.into());
+            Some((sender, wide(reader)?))
+        } else {
+            None
+        };
+        let (stdout, their_stdout) = io::pipe()?;
+        let (stderr, their_stderr) = io::pipe()?;
+        let stdout = wide(stdout)?;
+        // Not widened: what a user may have in pipes is limited, and beyond that limit every new pipe is tiny.
+        let stderr = pipe::Receiver::from_owned_fd(stderr.into())?;
+        let theirs = Theirs { stdout: their_stdout, stderr: their_stderr, passed };
+        Ok((Self { stdin, stdout, stderr, channel }, theirs))
+    }
+}
+
+fn wide(reader: PipeReader) -> io::Result<pipe::Receiver> {
+    // A wish: an unprivileged user's budget may be spent.
+    let _ = fcntl(reader.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
+    pipe::Receiver::from_owned_fd(reader.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(program: &str, step: Step, errno: Errno) -> String {
+        let asked = Asked { program: program.into(), cwd: Some("/nowhere".into()) };
+        asked.failure(step, errno as i32).to_string()
+    }
+
+    #[test]
+    fn failures_are_told_in_a_sentence() {
+        assert_eq!(cause("gone", Step::Program, Errno::ENOENT), "cannot start gone: program not found");
+        assert_eq!(
+            cause("/proc/self/stat", Step::Program, Errno::ENOENT),
+            "cannot start /proc/self/stat: the interpreter it needs was not found"
+        );
+        assert_eq!(
+            cause("sh", Step::Directory, Errno::ENOENT),
+            "cannot start sh: working directory /nowhere: No such file or directory"
+        );
+        assert_eq!(cause("sh", Step::Program, Errno::EAGAIN), "cannot start sh: too many processes are running");
+        assert!(cause("sh", Step::Program, Errno::ELOOP).starts_with("cannot start sh: "));
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        assert_eq!(LaunchError::new("x".as_ref(), LaunchCause::NotFound).exit_code(), 127);
+        assert_eq!(LaunchError::new("x".as_ref(), LaunchCause::NotExecutable).exit_code(), 126);
+    }
+
+    #[test]
+    fn debug_shows_no_arguments() {
+        let launch = Launch {
+            program: "sh".into(),
+            args: vec!["-c".into(), "hidden".into()],
+            cwd: None,
+            env: Environment::empty().with("A", "hidden"),
+            stdin: StdinFrom::Null,
+            channel: false,
+            on_exit: OnExit::KillRest,
+            grace: Duration::ZERO,
+        };
+        assert!(!format!("{launch:?}").contains("hidden"));
+    }
+}

@@ -1,0 +1,77 @@
+//! What outlives a turn: the contract of a store, and the store that keeps everything in memory.
+//!
+//! Owns how entries are kept and read back. Knows nothing of queues, handlers or protocols; numbering is the engine's.
+
+mod memory;
+
+pub use memory::MemoryStore;
+
+use crate::model::{Entry, Outcome, RawJson, Repeat, Seq, SessionId, TurnId};
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+
+/// The store could not do what it was asked to. The text is for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("store: {0}")]
+pub struct StoreError(pub String);
+
+/// Entries of one session, in the order of their numbers.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The session.
+    pub session: SessionId,
+    /// Its entries; never empty.
+    pub entries: Vec<Arc<Entry>>,
+}
+
+/// Called exactly once when a batch is kept, or cannot be. May be called before [`Store::append`] returns, and on any
+/// thread.
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// What a store knows of a session besides its events.
+#[derive(Debug, Clone, Default)]
+pub struct StoredSession {
+    /// The last number given out.
+    pub last: Seq,
+    /// The opaque state.
+    pub state: Option<RawJson>,
+    /// The last settled turns, oldest first; at least the last 100.
+    pub settled: Vec<StoredTurn>,
+}
+
+/// A settled turn.
+#[derive(Debug, Clone)]
+pub struct StoredTurn {
+    /// Its id.
+    pub id: TurnId,
+    /// What makes another request its repeat.
+    pub repeat: Repeat,
+    /// How it ended.
+    pub outcome: Arc<Outcome>,
+}
+
+/// Entries after a cursor. A first number above `after + 1` means that what lies between is no longer kept.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The entries, in order, without holes.
+    pub entries: Vec<Arc<Entry>>,
+}
+
+/// Keeps sessions.
+///
+/// A store takes batches without blocking its caller and acknowledges each when it is kept. The engine gives it at most
+/// one unacknowledged batch per session and bounds what it holds back meanwhile; a store that groups the batches of
+/// many sessions into one commit is what makes it fast.
+pub trait Store: Send + Sync + 'static {
+    /// Takes a batch. Must not block; `done` is called exactly once.
+    fn append(&self, batch: Batch, done: Done);
+
+    /// What is known of a session; `None` when nothing is.
+    fn session(&self, id: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>>;
+
+    /// Entries of a session after `after`, at most `max_bytes` of them (but at least one).
+    fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> BoxFuture<'_, Result<Page, StoreError>>;
+
+    /// Resolves when everything taken so far is kept.
+    fn flush(&self) -> BoxFuture<'_, ()>;
+}

@@ -1,0 +1,6 @@
+//! What others send and read: structs with serde and schemars, one file per protocol, and no behaviour.
+
+pub mod dari;
+pub mod handler;
+pub mod record;
+pub mod runtimeuse;

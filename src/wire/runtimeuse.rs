@@ -1,0 +1,222 @@
+//! The RuntimeUse WebSocket protocol (0.15.1 and our additive fields): one JSON object per message.
+//!
+//! Owns the shape of the messages. What clients send is checked field by field in `api::runtimeuse::read`, so that a
+//! mistake is answered with the field's name; the structs here say what is accepted, for the published schema.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// A message from the client.
+#[derive(Debug, JsonSchema)]
+#[schemars(tag = "message_type", rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes what clients send, for the JSON Schema; never built")]
+pub enum ClientMessage {
+    /// Run the handler.
+    InvocationMessage(InvocationMessage),
+    /// Run commands without the handler.
+    CommandExecutionMessage(CommandExecutionMessage),
+    /// Answer to an `artifact_upload_request_message`.
+    ArtifactUploadResponseMessage(ArtifactUploadResponseMessage),
+    /// Cancel the request in flight; ignored when idle.
+    CancelMessage(CancelMessage),
+    /// End the session after a drain.
+    EndSessionMessage(EndSessionMessage),
+}
+
+/// Asks for one run of the handler. `null` and absent mean the same everywhere.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "describes what clients send, for the JSON Schema; never built")]
+pub struct InvocationMessage {
+    source_id: Option<String>,
+    system_prompt: Option<String>,
+    user_prompt: String,
+    model: Option<String>,
+    secrets_to_redact: Option<Vec<String>>,
+    agent_env: Option<BTreeMap<String, String>>,
+    output_format_json_schema_str: Option<String>,
+    artifacts_dirs: Option<Vec<String>>,
+    artifacts_dir: Option<String>,
+    artifacts_ignore_content: Option<String>,
+    pre_agent_invocation_commands: Option<Vec<Command>>,
+    post_agent_invocation_commands: Option<Vec<Command>>,
+    pre_agent_downloadables: Option<Vec<Downloadable>>,
+    request_id: Option<String>,
+    extensions: Option<Vec<String>>,
+    timeout_ms: Option<u64>,
+    max_frame_bytes: Option<u64>,
+}
+
+/// Asks for commands to be run.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "describes what clients send, for the JSON Schema; never built")]
+pub struct CommandExecutionMessage {
+    source_id: Option<String>,
+    secrets_to_redact: Option<Vec<String>>,
+    commands: Vec<Command>,
+    artifacts_dirs: Option<Vec<String>>,
+    artifacts_dir: Option<String>,
+    artifacts_ignore_content: Option<String>,
+    pre_execution_downloadables: Option<Vec<Downloadable>>,
+    request_id: Option<String>,
+    extensions: Option<Vec<String>>,
+    timeout_ms: Option<u64>,
+    max_frame_bytes: Option<u64>,
+}
+
+/// A shell command.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "describes what clients send, for the JSON Schema; never built")]
+pub struct Command {
+    command: String,
+    cwd: Option<String>,
+    env: Option<BTreeMap<String, String>>,
+}
+
+/// A file to fetch.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "describes what clients send, for the JSON Schema; never built")]
+pub struct Downloadable {
+    download_url: String,
+    working_dir: String,
+}
+
+/// Where an announced file is to be uploaded.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "describes what clients send, for the JSON Schema; never built")]
+pub struct ArtifactUploadResponseMessage {
+    filename: String,
+    filepath: String,
+    presigned_url: String,
+    content_type: String,
+}
+
+/// Cancels the request in flight, or only the one named.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "describes what clients send, for the JSON Schema; never built")]
+pub struct CancelMessage {
+    request_id: Option<String>,
+}
+
+/// Ends the session.
+#[derive(Debug, JsonSchema)]
+pub struct EndSessionMessage {}
+
+/// A message from the server. `message_type` is the first key of each; fields without a value are left out.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "message_type", rename_all = "snake_case")]
+pub enum ServerMessage<'a> {
+    /// What the handler says, one message per call.
+    AssistantMessage {
+        /// Its parts.
+        text_blocks: &'a [String],
+        /// The request, if it has an id.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+        /// Rises from frame to frame; gaps are allowed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+    },
+    /// Output of a command.
+    CommandOutputMessage {
+        /// `stdout` or `stderr`.
+        stream: &'a str,
+        /// The text.
+        text: &'a str,
+        /// The command as it was given.
+        command: &'a str,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+    },
+    /// Every 15 s while a request runs.
+    HeartbeatMessage {
+        /// Always `request_in_flight`.
+        phase: &'a str,
+        /// Since the request was accepted.
+        elapsed_ms: u64,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+    },
+    /// The answer; ends an invocation.
+    ResultMessage {
+        /// The handler's metadata, `{}` if it gave none.
+        #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+        metadata: &'a RawValue,
+        /// The answer itself.
+        data: ResultData<'a>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+    },
+    /// Something failed; ends the request unless `terminal` is `false`.
+    ErrorMessage {
+        /// One sentence.
+        error: &'a str,
+        /// More about it.
+        #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+        metadata: &'a RawValue,
+        /// `false` when it does not end the running request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        terminal: Option<bool>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+    },
+    /// Only for clients that asked for `notices`; never a terminal.
+    NoticeMessage {
+        /// `warning` or `error`.
+        level: &'a str,
+        /// One sentence.
+        text: &'a str,
+        /// The request field it is about.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        field: Option<&'a str>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+    },
+    /// Only for clients that asked for `events`: every event of the turn in our common form.
+    EventMessage {
+        /// As above; here always there.
+        seq: u64,
+        /// The event.
+        event: super::record::EventRecord<'a>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+    },
+    /// The session has ended; the server closes next.
+    EndSessionConfirmMessage {},
+}
+
+/// The answer of an invocation: exactly these keys.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ResultData<'a> {
+    /// Plain text.
+    Text {
+        /// The text.
+        text: &'a str,
+    },
+    /// An object.
+    StructuredOutput {
+        /// The object.
+        #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+        structured_output: &'a RawValue,
+    },
+}

@@ -1,0 +1,16 @@
+//! The shortest proof of life.
+
+use crate::support::Server;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_turn_through_both_protocols() {
+    let server = Server::start(&["--agent", "echo"]);
+    let answer = server.advance(&json!({"input": "hello", "state": null})).await;
+    assert_eq!((answer.status, answer.body), (200, r#"{"text":"hello","state":{"v":1,"turn":1}}"#.to_owned()));
+    let mut client = server.connect("/").await;
+    client.query("hello").await;
+    let frames = client.until_terminal().await;
+    let expected = json!({"message_type": "result_message", "metadata": {}, "data": {"type": "text", "text": "hello"}});
+    assert_eq!(frames, [expected]);
+}

@@ -1,0 +1,66 @@
+//! A look into `/proc`: who descends from whom, and who still lives.
+
+use std::collections::HashMap;
+use std::fs;
+
+/// One process.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub pid: u32,
+    pub parent: u32,
+    pub state: char,
+    pub command: String,
+}
+
+/// Every process of this machine.
+pub fn all() -> Vec<Process> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // It may end at any moment: then it is not there.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut words = rest.split(' ');
+        let state = words.next().and_then(|word| word.chars().next()).unwrap_or('?');
+        let parent = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        found.push(Process { pid, parent, state, command });
+    }
+    found
+}
+
+/// Everything below a process that is not a zombie.
+pub fn descendants(pid: u32) -> Vec<Process> {
+    let mut children: HashMap<u32, Vec<Process>> = HashMap::new();
+    for process in all() {
+        children.entry(process.parent).or_default().push(process);
+    }
+    let mut found = Vec::new();
+    let mut next = vec![pid];
+    while let Some(parent) = next.pop() {
+        for child in children.remove(&parent).unwrap_or_default() {
+            next.push(child.pid);
+            found.push(child);
+        }
+    }
+    found.retain(|process| process.state != 'Z');
+    found
+}
+
+/// Every living process whose command line or environment holds this mark.
+pub fn marked(mark: &str) -> Vec<Process> {
+    let holds = |process: &Process| {
+        let environment = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        process.command.contains(mark) || String::from_utf8_lossy(&environment).contains(mark)
+    };
+    let own = std::process::id();
+    all().into_iter().filter(|process| process.pid != own && process.state != 'Z' && holds(process)).collect()
+}
+
+/// Resident memory of a process in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
