@@ -8,8 +8,6 @@ business; `state`, which passes through json.loads and json.dumps and is never l
 The server feeds this source on stdin: python3 -u - /abs/path/handler.py
 """
 
-from __future__ import annotations
-
 import asyncio
 import codecs
 import contextlib
@@ -22,7 +20,6 @@ import json
 import math
 import os
 import re
-import signal
 import sys
 import threading
 import traceback
@@ -35,10 +32,9 @@ EXIT_AFTER = 0.9  # seconds that running turns have to tidy up once the server i
 TEXT_MAX, DEPTH_MAX, ITEMS_MAX = 4000, 4, 20  # of values in the metadata of an error
 
 loop = asyncio.new_event_loop()
-finished = loop.create_future()  # done when the process is to end
-turns: dict[str, Turn] = {}  # the running ones; touched by the event loop's thread only
+turns = {}  # id -> Turn, the running ones; touched by the event loop's thread only
 agent = None  # the module's `run`
-stopping = False  # the server is gone
+stopping = False
 
 
 # --- Lines to the server ---
@@ -48,7 +44,7 @@ codecs.register_error("turnhost", lambda error: ("\ufffd" * (error.end - error.s
 write_lock = threading.RLock()
 
 
-def to_line(fields: dict, state: str | None = None) -> bytes:
+def to_line(fields: dict, state: str = None) -> bytes:
     line = encode(fields).encode("utf-8", "turnhost")
     if state is None:
         return line + b"\n"
@@ -57,24 +53,23 @@ def to_line(fields: dict, state: str | None = None) -> bytes:
 
 
 def write(line: bytes):
-    """Blocks until the server has taken the line: a handler that talks faster than the server reads is held back, and
-    nothing piles up in memory."""
+    """Blocks until the pipe has taken the line: who talks faster than the server reads waits, and nothing piles up."""
     rest = memoryview(line)
     with write_lock:
         try:
-            while rest and not stopping:
+            while rest:
                 rest = rest[os.write(TO_SERVER, rest) :]
         except OSError:
             server_gone()
 
 
 class HandedOver:
-    """What sender calls return. The line is written already, so it may be awaited or ignored. Now and then awaiting it
-    lets the event loop run, or a handler that awaits in a tight loop would starve pings and never learn of its cancel."""
+    """What sender calls return. The line is written already: it may be awaited or ignored."""
 
     awaited = 0
 
     def __await__(self):
+        # Now and then the event loop runs, or a tight loop of awaits would starve pings and never hear of its cancel.
         HandedOver.awaited += 1
         if HandedOver.awaited % BREATHE_EVERY == 0:
             yield
@@ -91,10 +86,10 @@ def describe(error: BaseException) -> dict:
         metadata.update(plain(error.metadata, 0, [error]))
     if details:
         metadata["error_details"] = details
-    return {"message": text_of(str, error) or type(error).__name__, "metadata": metadata}
+    return {"message": attempt(lambda: str(error)) or type(error).__name__, "metadata": metadata}
 
 
-def error_parts(error: BaseException, depth: int, around: list) -> tuple[dict, dict]:
+def error_parts(error: BaseException, depth: int, around: list):
     cause = None if error.__cause__ is None else plain(error.__cause__, depth + 1, around)
     head = {"error_name": type(error).__name__, "stack": handler_stack(error), "cause": cause}
     named = {name: value for name, value in getattr(error, "__dict__", {}).items() if not name.startswith("_")}
@@ -110,7 +105,7 @@ def plain(value, depth: int, around: list):
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if not isinstance(value, (dict, list, tuple, set, frozenset, BaseException)):
-        text = value if isinstance(value, str) else text_of(repr, value)
+        text = value if isinstance(value, str) else attempt(lambda: repr(value)) or ""
         return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}... [truncated {len(text) - TEXT_MAX} chars]"
     if any(value is outer for outer in around):
         return "[circular]"
@@ -123,11 +118,11 @@ def plain(value, depth: int, around: list):
         return [plain(item, depth + 1, around) for item in list(value)[:ITEMS_MAX]]
     head, details = error_parts(value, depth, around)
     if "stack" not in head:  # a stack ends with the message; without a stack it would be lost
-        head["message"] = plain(text_of(str, value), depth, around)
+        head["message"] = plain(attempt(lambda: str(value)), depth, around)
     return {**head, **details}
 
 
-def handler_stack(error: BaseException) -> str | None:
+def handler_stack(error: BaseException):
     """The traceback without frames of this file; None if there are no others."""
     frames = [entry for entry in traceback.walk_tb(error.__traceback__) if not is_ours(entry[0])]
     if not frames:
@@ -142,11 +137,11 @@ def is_ours(frame) -> bool:
     return frame.f_code.co_filename.startswith((is_ours.__code__.co_filename, "<frozen importlib"))
 
 
-def text_of(how, value) -> str:
+def attempt(read):
     try:
-        return how(value)
+        return read()
     except Exception:  # a __str__ or __repr__ that raises must not cost a turn its error
-        return ""
+        return None
 
 
 # --- Results ---
@@ -156,16 +151,392 @@ class HandlerResultError(Exception):
 
 
 def read_result(result):
-    """What `run` returned, as (data, metadata or None, state as JSON text or None)."""
+    """What `run` returned, as (kind, answer, metadata or None, state as JSON text or None)."""
     if isinstance(result, str):
-        return {"type": "text", "text": result}, None, None
+        result = {"type": "text", "text": result}
     kind = result.get("type") if isinstance(result, dict) else None
-    if kind not in ("text", "structured_output"):
-        got = f"type {encode(str(kind))}" if isinstance(result, dict) else type_name(result)
+    if kind == "text":
+        answer = result.get("text")
+        if not isinstance(answer, str):
+            raise HandlerResultError(f'"text" must be a string, got {type_name(answer)}')
+    elif kind == "structured_output":
+        answer = result.get("structured_output", result.get("structuredOutput"))
+        to_json("structured_output", answer, dict)
+    else:
+        got = f"type {kind!r}" if isinstance(result, dict) else type_name(result)
         raise HandlerResultError(f'expected an object with type "text" or "structured_output", got {got}')
-    answer = result.get(kind, result.get("structuredOutput") if kind == "structured_output" else None)
-    if kind == "text" and not isinstance(answer, str):
-        raise HandlerResultError(f'"text" must be a string, got {type_name(answer)}')
     metadata = result.get("metadata")
-    for name, value in {} if kind == "text" else {kind: answer}, ...:
-        pass
+    if metadata is not None:
+        to_json("metadata", metadata, dict)
+    # No key: keep the session's state. None: clear it.
+    return kind, answer, metadata, to_json("state", result["state"]) if "state" in result else None
+
+
+def to_json(name: str, value, wanted: type = object) -> str:
+    if not isinstance(value, wanted):
+        raise HandlerResultError(f'"{name}" must be an object, got {type_name(value)}')
+    try:
+        return encode(value)
+    except Exception as error:  # TypeError, ValueError, RecursionError, and what a dict of the handler's own may raise
+        raise HandlerResultError(f'"{name}" cannot be serialised: {error}') from None
+
+
+def type_name(value) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+# --- A turn ---
+class Signal:
+    """Tells a turn that it should stop. Safe to use from every thread and event loop."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._callbacks = []
+        self.aborted = False
+
+    def add_callback(self, callback):
+        """Calls `callback()` on the abort; at once if that was before."""
+        with self._lock:
+            if not self.aborted:
+                return self._callbacks.append(callback)
+        callback()
+
+    async def wait(self):
+        """Returns once the turn should stop."""
+        here, event = asyncio.get_running_loop(), asyncio.Event()
+        self.add_callback(lambda: here.call_soon_threadsafe(event.set))
+        await event.wait()
+
+    def _abort(self):
+        with self._lock:
+            self.aborted = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            call_back(callback)
+
+
+def call_back(function, *args):
+    """Calls the handler. What goes wrong there is log: none of its own code waits for the call."""
+    try:
+        result = function(*args)
+        if inspect.isawaitable(result):
+            asyncio.ensure_future(result, loop=loop)
+    except Exception:
+        traceback.print_exc()
+
+
+class Turn:
+    def __init__(self, turn_id: str):
+        self.id = turn_id
+        self.signal = Signal()
+        self.ended = False
+        self.late_call_told = False
+        self.errors = []  # descriptions of what was sent as error or raised; the first decides the outcome
+        self.task = None  # what a cancel cancels: set while a coroutine of the handler runs
+        self.inputs = []  # steering texts nobody listened to yet
+        self.listeners = []
+        turns[turn_id] = self
+
+    def say(self, method: str, kind: str, fields: dict) -> HandedOver:
+        line = to_line({"type": kind, "id": self.id, **fields})
+        with write_lock:  # so that no line can follow the last one of its turn
+            if self.is_open(method):
+                write(line)
+        return handed_over
+
+    def is_open(self, method: str) -> bool:
+        if self.ended and not self.late_call_told:
+            self.late_call_told = True
+            text = f"{method} was called after the turn had ended: dropped, as further calls will be"
+            write(to_line({"type": "log", "id": self.id, "level": "debug", "text": text}))
+        return not self.ended
+
+    def log(self, level: str, message, *args):
+        try:
+            text = str(message) % args if args else str(message)
+        except (TypeError, ValueError):  # the arguments do not fit the format
+            text = " ".join(map(str, (message, *args)))
+        self.say("logger", "log", {"level": level, "text": text})
+
+    def cancel(self):
+        self.signal._abort()
+        if self.task is not None:
+            loop.call_later(CANCEL_AFTER, self.task.cancel)
+
+    def input(self, *texts: str):
+        self.inputs.extend(texts)
+        while self.listeners and self.inputs:
+            text = self.inputs.pop(0)
+            for listener in self.listeners:
+                call_back(listener, text)
+
+    def on_input(self, listener):
+        self.listeners.append(listener)
+        loop.call_soon_threadsafe(self.input)
+
+    async def run(self, line: dict):
+        try:
+            result = await self.call_agent(invocation_of(self, line), Sender(self))
+            if result is None and self.errors:
+                self.end()  # after an error message a bare `return` is the usual way out and no second error
+            else:
+                self.end(*read_result(result))
+        except BaseException as error:  # also CancelledError, and SystemExit, which would end the event loop
+            self.fail(error)
+
+    async def call_agent(self, *args):
+        if inspect.iscoroutinefunction(agent) or inspect.iscoroutinefunction(getattr(agent, "__call__", None)):
+            result = agent(*args)
+        else:
+            result = await in_thread(agent, *args)
+        if inspect.isawaitable(result):
+            self.task = asyncio.current_task()
+            if self.signal.aborted:
+                self.cancel()
+            result = await result
+        return result
+
+    def fail(self, error: BaseException):
+        self.errors.append(describe(error))
+        self.end()
+
+    def end(self, kind=None, answer=None, metadata=None, state=None):
+        """The one place where a turn ends. The first error decides; all else is attached to it."""
+        if self.errors:
+            first, *further = self.errors
+            attached = dict(first["metadata"])
+            if kind is not None:
+                attached["result"] = {"data": {"type": kind, kind: answer}, "metadata": metadata or {}}
+            if further:
+                attached["further_errors"] = [{"error": e["message"], "metadata": e["metadata"]} for e in further]
+            fields = {"type": "error", "id": self.id, "message": first["message"], "metadata": attached}
+        else:
+            fields = {"type": "result", "id": self.id, kind: answer, "metadata": metadata or {}}
+        line = to_line(fields, state)
+        with write_lock:
+            self.ended = True
+            write(line)
+        turns.pop(self.id, None)
+        if stopping:
+            stop()
+
+
+async def in_thread(function, *args):
+    """Runs a plain function, which may block, in a thread of its own."""
+    future, context = loop.create_future(), contextvars.copy_context()
+
+    def work():
+        try:
+            outcome = context.run(function, *args), None
+        except BaseException as error:
+            outcome = None, error
+        with contextlib.suppress(RuntimeError):  # the process is ending and the loop is closed
+            loop.call_soon_threadsafe(future.set_result, outcome)
+
+    threading.Thread(target=work, daemon=True).start()
+    result, error = await future
+    if error is not None:
+        raise error
+    return result
+
+
+def invocation_of(turn: Turn, line: dict) -> types.SimpleNamespace:
+    levels = {"info": "info", "log": "info", "warning": "warn", "warn": "warn", "error": "error", "debug": "debug"}
+    loggers = {name: functools.partial(turn.log, level) for name, level in levels.items()}
+    return types.SimpleNamespace(
+        system_prompt=line["system_prompt"],
+        user_prompt=line["prompt"],
+        output_format=line["output_format"],
+        model=line["model"],
+        env=line["env"],
+        secrets=line["secrets"],
+        signal=turn.signal,
+        logger=types.SimpleNamespace(**loggers),
+        # From here on: beyond the RuntimeUse shape.
+        state=line["state"],
+        session_id=line["session_id"],
+        turn_id=turn.id,
+        attempt=line["attempt"],
+        source_id=line["source_id"],
+        attachments=line["attachments"],
+        metadata=line["metadata"],
+        on_input=turn.on_input,
+    )
+
+
+# What the sender's arguments must be, by their names. The rest may be anything.
+COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+STRINGS = ("text", "id", "name", "kind", "output", "block", "field")
+KINDS = {**dict.fromkeys(STRINGS, "a string"), **dict.fromkeys((*COUNTS, "exit_code"), "an integer"), "cost_usd": "a number"}
+KINDS.update(parts="a list of strings", metadata="a dict", discard="a boolean", is_error="a boolean")
+TYPES = {"a string": str, "an integer": int, "a number": (int, float), "a list of strings": list, "a dict": dict, "a boolean": bool}
+
+
+def checked(method: str, needed: dict, **optional) -> dict:
+    """The arguments without optional ones that are None."""
+    arguments = {**needed, **{name: value for name, value in optional.items() if value is not None}}
+    for name, value in arguments.items():
+        kind = KINDS.get(name)
+        # True is an int to Python, but not to JSON.
+        fits = kind is None or isinstance(value, TYPES[kind]) and (kind == "a boolean" or not isinstance(value, bool))
+        if not fits or (name == "parts" and not all(isinstance(part, str) for part in value)):
+            raise TypeError(f"{method}: {name} must be {kind}, got {type_name(value)}")
+    return arguments
+
+
+class Sender:
+    """Says what the turn has to say. Every method may be called from any thread, and awaited or not."""
+
+    def __init__(self, turn: Turn):
+        self._turn = turn
+
+    def _say(self, method: str, line_type: str, needed: dict, **optional) -> HandedOver:
+        fields = checked(method, needed, **optional)
+        if "id" in fields:
+            fields["call_id"] = fields.pop("id")
+        return self._turn.say(method, line_type, fields)
+
+    def send_assistant_message(self, parts, block=None):
+        parts = [parts] if isinstance(parts, str) else parts
+        return self._say("send_assistant_message", "text", {"parts": parts}, block=block)
+
+    def send_error_message(self, text, metadata=None):
+        checked("send_error_message", {"text": text}, metadata=metadata)
+        # Copied, since the handler may change its dict later. An error is never lost over its metadata.
+        copy = attempt(lambda: json.loads(encode(metadata or {}))) or plain(metadata or {}, 0, [])
+        if self._turn.is_open("send_error_message"):
+            self._turn.errors.append({"message": text, "metadata": copy})
+        return handed_over
+
+    def send_text_delta(self, text, block=None, discard=None):
+        return self._say("send_text_delta", "delta", {"text": text}, block=block, discard=discard)
+
+    def send_thinking(self, text):
+        return self._say("send_thinking", "thinking", {"text": text})
+
+    def send_tool_use(self, id, name, input=None):
+        return self._say("send_tool_use", "tool_use", {"id": id, "name": name}, input=input)
+
+    def send_tool_result(self, id, output="", is_error=False, exit_code=None):
+        needed = {"id": id, "output": output, "is_error": is_error}
+        return self._say("send_tool_result", "tool_result", needed, exit_code=exit_code)
+
+    def send_progress(self, kind, detail=None):
+        return self._say("send_progress", "progress", {"kind": kind}, detail=detail)
+
+    def send_usage(self, input_tokens=0, output_tokens=0, cached_tokens=0, reasoning_tokens=0, cost_usd=None):
+        counts = dict(zip(COUNTS, (input_tokens, output_tokens, cached_tokens, reasoning_tokens)))
+        return self._say("send_usage", "usage", counts, cost_usd=cost_usd)
+
+    def send_warning(self, text, field=None):
+        return self._say("send_warning", "warning", {"text": text}, field=field)
+
+
+# --- Loading the module ---
+def load(path: str):
+    """The module's `run`, or the end of the process."""
+    # As for a script: the module's folder first, in place of the current one that `python3 -` puts there.
+    sys.path[:1] = [os.path.dirname(path), *(entry for entry in sys.path[:1] if entry)]
+    sys.argv = [path]
+    name = os.path.splitext(os.path.basename(path))[0]
+    if not name.isidentifier() or name in sys.modules or name in getattr(sys, "stdlib_module_names", ()):
+        name = "turnhost_handler"
+    loader = importlib.machinery.SourceFileLoader(name, path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    sys.modules[name] = module  # dataclasses and pickle look there
+    try:
+        loader.exec_module(module)
+    except BaseException as error:  # also SystemExit
+        trace = error.__traceback__
+        while trace and is_ours(trace.tb_frame):
+            trace = trace.tb_next
+        traceback.print_exception(type(error), error, trace)
+        fail_to_load(traceback.format_exception_only(type(error), error)[-1].strip())
+    handler = getattr(module, "handler", None)
+    for run in (getattr(handler, "run", None), getattr(module, "run", None), handler):
+        if callable(run):
+            return run
+    fail_to_load(f'module at {path} must export an AgentHandler (as default or named "handler")')
+
+
+def fail_to_load(message: str):
+    write(to_line({"type": "error", "message": message}))
+    os._exit(1)  # not sys.exit, which would wait for threads that the module has started
+
+
+# --- Lines from the server ---
+def batches_from_server():
+    """Lists of whole lines. The pieces of a long line are joined once, so it costs no more than its length."""
+    pieces = []
+    while data := os.read(FROM_SERVER, 256 * 1024):
+        pieces.append(data)
+        if b"\n" in data:
+            lines = b"".join(pieces).split(b"\n")
+            pieces = [lines.pop()]
+            yield lines
+
+
+def read_on(batches):
+    for lines in batches:
+        loop.call_soon_threadsafe(take, lines)
+    server_gone()
+
+
+def take(lines: list[bytes]):
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError) as error:  # for example a number of 5,000 digits in the state
+            for known in re.findall(rb'^\{"type":"turn","id":"([^"\\]*)"', text):
+                Turn(known.decode()).fail(error)
+            continue
+        turn = turns.get(line.get("id"))
+        if line["type"] == "ping":
+            write(to_line({"type": "pong", "n": line["n"]}))
+        elif line["type"] == "turn":
+            turn = Turn(line["id"])
+            turn.runner = loop.create_task(turn.run(line))  # kept, since the loop holds its tasks weakly
+        elif turn is not None and line["type"] == "cancel":
+            turn.cancel()
+        elif turn is not None and line["type"] == "input":
+            turn.input(line["text"])
+
+
+# --- Ends ---
+def server_gone():
+    """Ends the process soon; called from any thread. Whoever still runs may tidy up for a moment."""
+    if not stopping:
+        timer = threading.Timer(EXIT_AFTER, os._exit, [0])
+        timer.daemon = True
+        timer.start()
+        loop.call_soon_threadsafe(stop)
+
+
+def stop():
+    global stopping
+    stopping = True
+    for turn in list(turns.values()):
+        turn.cancel()
+    if not turns:
+        loop.stop()
+
+
+def main():
+    global agent
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    for descriptor in (FROM_SERVER, TO_SERVER):
+        os.set_inheritable(descriptor, False)  # not for the programs that the handler starts
+    asyncio.set_event_loop(loop)  # before the module loads: what it makes of asyncio must belong to this loop
+    batches = batches_from_server()
+    hello = next(batches, None)
+    if hello is None:
+        return
+    agent = load(sys.argv[1])
+    ready = {"type": "ready", "name": os.path.basename(sys.argv[0]), "capabilities": ["concurrent", "cancel", "steer"]}
+    write(to_line(ready))
+    loop.call_soon(take, hello[1:])
+    threading.Thread(target=read_on, args=(batches,), daemon=True).start()
+    loop.run_forever()
+
+
+main()

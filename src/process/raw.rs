@@ -5,7 +5,7 @@
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getppid};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -42,15 +42,18 @@ pub(super) fn own(numbers: Vec<RawFd>) -> Vec<OwnedFd> {
     numbers.into_iter().map(own).collect()
 }
 
-/// Makes the program that `command` starts die with SIGKILL when its parent, the process `parent`, dies.
-pub(super) fn die_with_parent(command: &mut Command, parent: Pid) {
+/// Makes the program that `command` starts die with SIGKILL when its parent, the process `parent`, dies, and receive all
+/// signals: it would inherit our mask.
+pub(super) fn bind_to_parent(command: &mut Command, parent: Pid) {
+    let nothing = SigSet::empty();
     let prepare = move || {
+        nothing.thread_set_mask()?;
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // A parent that died before the line above sends no signal any more.
         if getppid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
     };
-    // SAFETY: between `fork` and `exec` only async-signal-safe calls are allowed: the closure makes two plain system
-    // calls, allocates nothing and takes no lock.
+    // SAFETY: between `fork` and `exec` only async-signal-safe calls are allowed: the closure makes three plain
+    // system calls, allocates nothing and takes no lock.
     unsafe {
         command.pre_exec(prepare);
     }

@@ -171,7 +171,7 @@ fn start(plan: &Plan, fds: Vec<OwnedFd>) -> Result<Pid, (Step, io::Error)> {
     command.args(&plan.args).process_group(0);
     // The program is looked up in the PATH of this environment, not of ours.
     command.env_clear().envs(plan.env.iter().map(|(name, value)| (name, value)));
-    raw::die_with_parent(&mut command, getpid());
+    raw::bind_to_parent(&mut command, getpid());
     if plan.channel {
         let mut mappings = Vec::new();
         for child_fd in CHANNEL {
@@ -183,7 +183,6 @@ fn start(plan: &Plan, fds: Vec<OwnedFd>) -> Result<Pid, (Step, io::Error)> {
     if let Some(cwd) = &plan.cwd {
         std::env::set_current_dir(cwd).map_err(|error| (Step::Directory, error))?;
     }
-    // The standard library clears the child's signal mask.
     let child = command.spawn().map_err(|error| (Step::Program, error))?;
 
     // Pipes end when the program and its descendants have closed them; we must not be one more holder. Nor should we
