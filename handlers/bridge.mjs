@@ -22,10 +22,10 @@ const BREATHE_EVERY = 128; // sends after which an awaiting handler lets the eve
 const EXIT_AFTER_MS = 900; // how long running turns may tidy up once the server is gone; all of it within 1 s
 
 const modulePath = process.argv[2];
+const READY = { type: 'ready', name: basename(modulePath), capabilities: ['concurrent', 'cancel', 'steer'] };
 const currentTurn = new AsyncLocalStorage(); // tells which turn a stray error belongs to
 const turns = new Map(); // id -> Turn, the running ones
 let agent = null; // what the module exports: an object with `run`
-const early = []; // lines that came while the module was loading
 let stopping = false;
 
 // --- Lines to the server ---
@@ -35,8 +35,7 @@ let stopping = false;
 // touched: that would make a pipe non-blocking and let node buffer without bound.
 
 let gathered = '';
-let flushQueued = false;
-let serverGone = false;
+let [flushQueued, serverGone] = [false, false];
 const done = Promise.resolve();
 
 function say(line) {
@@ -75,8 +74,7 @@ function writeAll(descriptor, bytes) {
 // What sender calls return. It is resolved already: an `await` goes on in a later microtask than the flush, so after it
 // the line is written. Now and then it takes a trip round the event loop, or a handler that awaits in a tight loop would
 // starve pings and never learn of its own cancel.
-let sends = 0;
-let breather = null;
+let [sends, breather] = [0, null];
 function handedOver() {
   sends += 1;
   if (sends % BREATHE_EVERY !== 0) return done;
@@ -129,15 +127,13 @@ function thrownText(thrown) {
 
 function thrownMetadata(thrown) {
   const description = new Description();
-  if (!isError(thrown)) {
-    const details = typeof thrown === 'object' && thrown ? { error_details: description.value(thrown, 0) } : {};
-    return { error_type: typeof thrown, ...details };
-  }
+  const details = typeof thrown === 'object' && !isError(thrown) ? description.value(thrown, 0) : undefined;
+  if (!isError(thrown)) return { error_type: typeof thrown, error_details: details ?? undefined };
   description.path.push(thrown);
   const metadata = description.errorHead(thrown, 0);
   if (isObject(thrown.metadata)) Object.assign(metadata, description.value(thrown.metadata, 0));
-  const details = description.properties(thrown, 0, [...ERROR_KEYS, 'metadata']);
-  return Object.keys(details).length === 0 ? metadata : { ...metadata, error_details: details };
+  const own = description.properties(thrown, 0, [...ERROR_KEYS, 'metadata']);
+  return { ...metadata, error_details: Object.keys(own).length === 0 ? undefined : own };
 }
 
 class Description {
@@ -169,11 +165,9 @@ class Description {
   }
 
   errorHead(error, depth) {
-    const head = { error_name: String(error.name) };
     const stack = handlerStack(error.stack);
-    if (stack !== undefined) head.stack = cut(stack);
-    if (error.cause !== undefined) head.cause = this.value(error.cause, depth + 1);
-    return head;
+    const cause = error.cause === undefined ? undefined : this.value(error.cause, depth + 1);
+    return { error_name: String(error.name), stack: stack && cut(stack), cause };
   }
 
   properties(object, depth, without) {
@@ -342,7 +336,7 @@ const KINDS = {
   'a boolean': (value) => typeof value === 'boolean',
   'a number': Number.isFinite,
   'a whole number': (value) => Number.isSafeInteger(value) && value >= 0,
-  'an i32': (value) => value === (value | 0),
+  'an integer': (value) => value === (value | 0),
   'anything': () => true,
 };
 for (const [kind, fits] of Object.entries(KINDS)) KINDS[`${kind}?`] = (value) => value === undefined || fits(value);
@@ -355,7 +349,7 @@ const CALLS = {
   sendTextDelta: ['delta', { text: 'a string', block: 'a string?', discard: 'a boolean?' }],
   sendThinking: ['thinking', { text: 'a string' }],
   sendToolUse: ['tool_use', { id: 'a string', name: 'a string', input: 'anything' }],
-  sendToolResult: ['tool_result', { id: 'a string', output: 'a string?', isError: 'a boolean?', exitCode: 'an i32?' }],
+  sendToolResult: ['tool_result', { id: 'a string', output: 'a string?', isError: 'a boolean?', exitCode: 'an integer?' }],
   sendProgress: ['progress', { kind: 'a string', detail: 'anything' }],
   sendUsage: ['usage', { ...Object.fromEntries(TOKENS), costUsd: 'a number?' }],
   sendWarning: ['warning', { text: 'a string', field: 'a string?' }],
@@ -375,7 +369,8 @@ function makeLine(turn, method, values) {
   let line = `{"type":"${type}","id":${turn.idJson}`;
   for (const { name, kind, fits, key } of fields) {
     const value = values?.[name] ?? undefined;
-    if (!fits(value)) throw new TypeError(`${method}: ${name} must be ${kind.replace('?', '')}, got ${typeName(value)}`);
+    const got = typeof value === 'number' ? value : typeName(value);
+    if (!fits(value)) throw new TypeError(`${method}: ${name} must be ${kind.replace('?', '')}, got ${got}`);
     const json = JSON.stringify(value);
     if (json !== undefined) line += key + json;
   }
@@ -393,8 +388,8 @@ function makeSender(turn) {
     sendAssistantMessage: (message, options) =>
       send('sendAssistantMessage', { message: isString(message) ? [message] : message, block: options?.block }),
     sendErrorMessage(text, metadata = {}) {
-      if (!isString(text)) throw new TypeError(`sendErrorMessage: text must be a string, got ${typeName(text)}`);
-      if (!isObject(metadata)) throw new TypeError(`sendErrorMessage: metadata must be an object, got ${typeName(metadata)}`);
+      const got = `${typeName(text)} and ${typeName(metadata)}`;
+      if (!isString(text) || !isObject(metadata)) throw new TypeError(`sendErrorMessage: expected a string and an object, got ${got}`);
       // Copied, since the handler may change its object later. An error is never lost over its metadata.
       const copy = attempt(() => JSON.parse(JSON.stringify(metadata))) ?? new Description().value(metadata, 0);
       if (turn.open('sendErrorMessage')) turn.errors.push({ message: text, metadata: copy });
@@ -414,14 +409,12 @@ function makeSender(turn) {
 async function load() {
   try {
     agent = findAgent(await import(pathToFileURL(modulePath).href));
+    // A text and no Error, since a stack of this file would help nobody.
+    if (!agent) throw `module at ${modulePath} must export an AgentHandler (as default or named "handler")`;
   } catch (error) {
-    console.error(error);
-    failToLoad(describeThrown(error).message);
+    return failToLoad(error);
   }
-  if (!agent) failToLoad(`module at ${modulePath} must export an AgentHandler (as default or named "handler")`);
-  const capabilities = ['concurrent', 'cancel', 'steer'];
-  say(`${JSON.stringify({ type: 'ready', name: basename(modulePath), capabilities })}\n`);
-  early.splice(0).forEach(take);
+  read(); // not earlier: what the server says meanwhile waits in the pipe
 }
 
 function findAgent(exports) {
@@ -432,17 +425,26 @@ function findAgent(exports) {
   return candidates.find((candidate) => typeof candidate?.run === 'function') ?? (plain && { run: plain });
 }
 
-function failToLoad(message) {
+function failToLoad(error) {
+  const name = isError(error) && error.name !== 'Error' ? `${error.name}: ` : '';
+  const message = name + describeThrown(error).message.replace(/ imported from .*\[eval1\]$/, '');
   say(`${wellFormed(JSON.stringify({ type: 'error', message }))}\n`);
-  process.exit(1); // the exit hook flushes
+  if (!(error instanceof SyntaxError) || handlerStack(error.stack) !== undefined) {
+    console.error(error);
+    process.exit(1); // the exit hook flushes
+  }
+  // Which line of which file it is, only node knows. It says so and exits with 1 when nobody catches the error.
+  process.removeAllListeners('uncaughtException');
+  setImmediate(() => {
+    throw error;
+  });
 }
 
 // --- Lines from the server ---
 function take(text) {
   const line = attempt(() => JSON.parse(text)) ?? {};
-  if (line.type === 'hello') load();
+  if (line.type === 'hello') say(`${JSON.stringify(READY)}\n`);
   else if (line.type === 'ping') say(`{"type":"pong","n":${line.n}}\n`);
-  else if (agent === null) early.push(text);
   else if (line.type === 'cancel') turns.get(line.id)?.abort();
   else if (line.type === 'input') turns.get(line.id)?.input(line.text);
   else if (line.type === 'turn') new Turn(line.id).run(line);
@@ -450,17 +452,14 @@ function take(text) {
 }
 
 function read() {
-  let pieces = []; // of a line whose end has not come yet; joined once, so long lines cost no more than their length
+  const pieces = []; // of a line whose end has not come yet; joined once, so long lines cost no more than their length
   const input = new net.Socket({ fd: FROM_SERVER, readable: true, writable: false });
   input.on('data', (chunk) => {
     let start = 0;
     for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, start)) {
       pieces.push(chunk.subarray(start, end));
       start = end + 1;
-      // Decoded whole, so that a character across two chunks stays one.
-      const bytes = pieces.length === 1 ? pieces[0] : Buffer.concat(pieces);
-      pieces = [];
-      take(bytes.toString());
+      take(Buffer.concat(pieces.splice(0)).toString()); // decoded whole: a character across two chunks stays one
     }
     if (start < chunk.length) pieces.push(chunk.subarray(start));
   });
@@ -479,11 +478,11 @@ function stop() {
 // An exception or rejection that no handler code caught. The turn it belongs to fails, and the process goes on. If that
 // turn cannot be told, every running one fails and so does the process, since nobody knows what is broken.
 function blame(thrown) {
+  if (!agent) return failToLoad(thrown);
   const known = currentTurn.getStore();
   if (known?.ended) return console.error(`turnhost bridge: after turn ${known.id} had ended:`, thrown);
   const blamed = known ? [known] : [...turns.values()];
   if (!known) console.error('turnhost bridge: error outside of any call:', thrown);
-  if (agent === null) failToLoad(describeThrown(thrown).message);
   for (const turn of blamed) {
     turn.fail(thrown);
     turn.abort();
@@ -494,7 +493,7 @@ function blame(thrown) {
 process.on('uncaughtException', blame);
 process.on('unhandledRejection', blame);
 process.on('exit', flush); // process.exit() in handler code loses nothing that was said before it
-read();
+await load(); // if it never ends, node ends the process with exit code 13
 
 // Names this file in stack traces; node would call it [eval1].
 //# sourceURL=turnhost-bridge.mjs

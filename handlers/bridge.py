@@ -10,7 +10,6 @@ The server feeds this source on stdin: python3 -u - /abs/path/handler.py
 
 import asyncio
 import codecs
-import contextlib
 import contextvars
 import functools
 import importlib.machinery
@@ -22,6 +21,7 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 import types
 
@@ -30,6 +30,8 @@ BREATHE_EVERY = 128  # awaited sends after which the event loop gets to run once
 CANCEL_AFTER = 1.0  # seconds from a cancel to the cancelling of an asyncio task that does not heed its signal
 EXIT_AFTER = 0.9  # seconds that running turns have to tidy up once the server is gone; all of it within 1 s
 TEXT_MAX, DEPTH_MAX, ITEMS_MAX = 4000, 4, 20  # of values in the metadata of an error
+
+KINDS = {str: "a string", int: "an integer", float: "a number", bool: "a boolean", dict: "a dict", list: "a list of strings"}
 
 loop = asyncio.new_event_loop()
 turns = {}  # id -> Turn, the running ones; touched by the event loop's thread only
@@ -40,7 +42,7 @@ stopping = False
 # --- Lines to the server ---
 encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 # Half a surrogate pair (a string cut inside an emoji) is no character: in what is said it becomes U+FFFD.
-codecs.register_error("turnhost", lambda error: ("\ufffd" * (error.end - error.start), error.end))
+codecs.register_error("turnhost", lambda error: (b"\xef\xbf\xbd" * (error.end - error.start), error.end))
 write_lock = threading.RLock()
 
 
@@ -79,6 +81,9 @@ handed_over = HandedOver()
 
 
 # --- Errors: an exception becomes {"message", "metadata"} of plain JSON ---
+OUR_FILES = (to_line.__code__.co_filename, "<frozen importlib")
+
+
 def describe(error: BaseException) -> dict:
     metadata, details = error_parts(error, 0, [error])
     details.pop("metadata", None)
@@ -92,11 +97,11 @@ def describe(error: BaseException) -> dict:
 def error_parts(error: BaseException, depth: int, around: list):
     cause = None if error.__cause__ is None else plain(error.__cause__, depth + 1, around)
     head = {"error_name": type(error).__name__, "stack": handler_stack(error), "cause": cause}
-    named = {name: value for name, value in getattr(error, "__dict__", {}).items() if not name.startswith("_")}
+    named = dict(vars(error))
     if isinstance(error, OSError):
         named.update(errno=error.errno, strerror=error.strerror, filename=error.filename)
     names = [name for name in named if name not in ("name", "message", "stack", "cause") and named[name] is not None]
-    details = {name: plain(named[name], depth + 1, around) for name in names[:ITEMS_MAX]}
+    details = {name: plain(named[name], depth + 1, around) for name in names[:ITEMS_MAX] if name[0] != "_"}
     return {name: value for name, value in head.items() if value is not None}, details
 
 
@@ -123,18 +128,15 @@ def plain(value, depth: int, around: list):
 
 
 def handler_stack(error: BaseException):
-    """The traceback without frames of this file; None if there are no others."""
-    frames = [entry for entry in traceback.walk_tb(error.__traceback__) if not is_ours(entry[0])]
+    """The traceback without frames of ours; None if there are no others."""
+    walk = traceback.walk_tb(error.__traceback__)
+    frames = [entry for entry in walk if not entry[0].f_code.co_filename.startswith(OUR_FILES)]
     if not frames:
         return None
     lines = ["Traceback (most recent call last):\n", *traceback.StackSummary.extract(iter(frames)).format()]
     text = "".join(lines + traceback.format_exception_only(type(error), error)).rstrip()
     # The end tells more than the start: the innermost frames and the message.
     return text if len(text) <= TEXT_MAX else f"[truncated {len(text) - TEXT_MAX} chars] ...{text[-TEXT_MAX:]}"
-
-
-def is_ours(frame) -> bool:
-    return frame.f_code.co_filename.startswith((is_ours.__code__.co_filename, "<frozen importlib"))
 
 
 def attempt(read):
@@ -146,8 +148,8 @@ def attempt(read):
 
 # --- Results ---
 class HandlerResultError(Exception):
-    def __init__(self, defect: str):
-        super().__init__(f"handler result: {defect}")
+    def __str__(self):
+        return f"handler result: {self.args[0]}"
 
 
 def read_result(result):
@@ -194,15 +196,13 @@ class Signal:
         self._callbacks = []
         self.aborted = False
 
-    def add_callback(self, callback):
-        """Calls `callback()` on the abort; at once if that was before."""
+    def add_callback(self, callback):  # called at once if the abort was before
         with self._lock:
             if not self.aborted:
                 return self._callbacks.append(callback)
         callback()
 
     async def wait(self):
-        """Returns once the turn should stop."""
         here, event = asyncio.get_running_loop(), asyncio.Event()
         self.add_callback(lambda: here.call_soon_threadsafe(event.set))
         await event.wait()
@@ -252,10 +252,7 @@ class Turn:
         return not self.ended
 
     def log(self, level: str, message, *args):
-        try:
-            text = str(message) % args if args else str(message)
-        except (TypeError, ValueError):  # the arguments do not fit the format
-            text = " ".join(map(str, (message, *args)))
+        text = attempt(lambda: str(message) % args if args else str(message)) or " ".join(map(str, (message, *args)))
         self.say("logger", "log", {"level": level, "text": text})
 
     def cancel(self):
@@ -311,7 +308,7 @@ class Turn:
                 attached["further_errors"] = [{"error": e["message"], "metadata": e["metadata"]} for e in further]
             fields = {"type": "error", "id": self.id, "message": first["message"], "metadata": attached}
         else:
-            fields = {"type": "result", "id": self.id, kind: answer, "metadata": metadata or {}}
+            fields = {"type": "result", "id": self.id, kind: answer, **({"metadata": metadata} if metadata else {})}
         line = to_line(fields, state)
         with write_lock:
             self.ended = True
@@ -330,8 +327,7 @@ async def in_thread(function, *args):
             outcome = context.run(function, *args), None
         except BaseException as error:
             outcome = None, error
-        with contextlib.suppress(RuntimeError):  # the process is ending and the loop is closed
-            loop.call_soon_threadsafe(future.set_result, outcome)
+        loop.call_soon_threadsafe(future.set_result, outcome)
 
     threading.Thread(target=work, daemon=True).start()
     result, error = await future
@@ -342,45 +338,22 @@ async def in_thread(function, *args):
 
 def invocation_of(turn: Turn, line: dict) -> types.SimpleNamespace:
     levels = {"info": "info", "log": "info", "warning": "warn", "warn": "warn", "error": "error", "debug": "debug"}
-    loggers = {name: functools.partial(turn.log, level) for name, level in levels.items()}
-    return types.SimpleNamespace(
-        system_prompt=line["system_prompt"],
-        user_prompt=line["prompt"],
-        output_format=line["output_format"],
-        model=line["model"],
-        env=line["env"],
-        secrets=line["secrets"],
-        signal=turn.signal,
-        logger=types.SimpleNamespace(**loggers),
-        # From here on: beyond the RuntimeUse shape.
-        state=line["state"],
-        session_id=line["session_id"],
-        turn_id=turn.id,
-        attempt=line["attempt"],
-        source_id=line["source_id"],
-        attachments=line["attachments"],
-        metadata=line["metadata"],
-        on_input=turn.on_input,
-    )
-
-
-# What the sender's arguments must be, by their names. The rest may be anything.
-COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
-STRINGS = ("text", "id", "name", "kind", "output", "block", "field")
-KINDS = {**dict.fromkeys(STRINGS, "a string"), **dict.fromkeys((*COUNTS, "exit_code"), "an integer"), "cost_usd": "a number"}
-KINDS.update(parts="a list of strings", metadata="a dict", discard="a boolean", is_error="a boolean")
-TYPES = {"a string": str, "an integer": int, "a number": (int, float), "a list of strings": list, "a dict": dict, "a boolean": bool}
+    logger = types.SimpleNamespace(**{name: functools.partial(turn.log, level) for name, level in levels.items()})
+    given = "system_prompt output_format model env secrets state session_id attempt source_id attachments metadata"
+    ours = {"turn_id": turn.id, "signal": turn.signal, "logger": logger, "on_input": turn.on_input}
+    return types.SimpleNamespace(user_prompt=line["prompt"], **{name: line.get(name) for name in given.split()}, **ours)
 
 
 def checked(method: str, needed: dict, **optional) -> dict:
-    """The arguments without optional ones that are None."""
+    """The arguments that were given; each must be what the method's annotations say."""
     arguments = {**needed, **{name: value for name, value in optional.items() if value is not None}}
-    for name, value in arguments.items():
-        kind = KINDS.get(name)
+    for name, kind in getattr(Sender, method).__annotations__.items():
+        value = arguments.get(name)
+        fits = isinstance(value, (int, float) if kind is float else kind) or (name in optional and value is None)
+        wrong_item = kind is list and fits and not all(isinstance(part, str) for part in value)
         # True is an int to Python, but not to JSON.
-        fits = kind is None or isinstance(value, TYPES[kind]) and (kind == "a boolean" or not isinstance(value, bool))
-        if not fits or (name == "parts" and not all(isinstance(part, str) for part in value)):
-            raise TypeError(f"{method}: {name} must be {kind}, got {type_name(value)}")
+        if not fits or wrong_item or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{method}: {name} must be {KINDS[kind]}, got {type_name(value)}")
     return arguments
 
 
@@ -396,11 +369,11 @@ class Sender:
             fields["call_id"] = fields.pop("id")
         return self._turn.say(method, line_type, fields)
 
-    def send_assistant_message(self, parts, block=None):
+    def send_assistant_message(self, parts: list, block: str = None):
         parts = [parts] if isinstance(parts, str) else parts
         return self._say("send_assistant_message", "text", {"parts": parts}, block=block)
 
-    def send_error_message(self, text, metadata=None):
+    def send_error_message(self, text: str, metadata: dict = None):
         checked("send_error_message", {"text": text}, metadata=metadata)
         # Copied, since the handler may change its dict later. An error is never lost over its metadata.
         copy = attempt(lambda: json.loads(encode(metadata or {}))) or plain(metadata or {}, 0, [])
@@ -408,35 +381,36 @@ class Sender:
             self._turn.errors.append({"message": text, "metadata": copy})
         return handed_over
 
-    def send_text_delta(self, text, block=None, discard=None):
+    def send_text_delta(self, text: str, block: str = None, discard: bool = None):
         return self._say("send_text_delta", "delta", {"text": text}, block=block, discard=discard)
 
-    def send_thinking(self, text):
+    def send_thinking(self, text: str):
         return self._say("send_thinking", "thinking", {"text": text})
 
-    def send_tool_use(self, id, name, input=None):
+    def send_tool_use(self, id: str, name: str, input=None):
         return self._say("send_tool_use", "tool_use", {"id": id, "name": name}, input=input)
 
-    def send_tool_result(self, id, output="", is_error=False, exit_code=None):
+    def send_tool_result(self, id: str, output: str = "", is_error: bool = False, exit_code: int = None):
         needed = {"id": id, "output": output, "is_error": is_error}
         return self._say("send_tool_result", "tool_result", needed, exit_code=exit_code)
 
-    def send_progress(self, kind, detail=None):
+    def send_progress(self, kind: str, detail=None):
         return self._say("send_progress", "progress", {"kind": kind}, detail=detail)
 
-    def send_usage(self, input_tokens=0, output_tokens=0, cached_tokens=0, reasoning_tokens=0, cost_usd=None):
-        counts = dict(zip(COUNTS, (input_tokens, output_tokens, cached_tokens, reasoning_tokens)))
+    def send_usage(self, input_tokens: int = 0, output_tokens: int = 0, cached_tokens: int = 0,
+                   reasoning_tokens: int = 0, cost_usd: float = None):  # fmt: skip
+        counts = {"input_tokens": input_tokens, "output_tokens": output_tokens}
+        counts.update(cached_tokens=cached_tokens, reasoning_tokens=reasoning_tokens)
         return self._say("send_usage", "usage", counts, cost_usd=cost_usd)
 
-    def send_warning(self, text, field=None):
+    def send_warning(self, text: str, field: str = None):
         return self._say("send_warning", "warning", {"text": text}, field=field)
 
 
 # --- Loading the module ---
 def load(path: str):
     """The module's `run`, or the end of the process."""
-    # As for a script: the module's folder first, in place of the current one that `python3 -` puts there.
-    sys.path[:1] = [os.path.dirname(path), *(entry for entry in sys.path[:1] if entry)]
+    sys.path[0] = os.path.dirname(path)  # as for a script, in place of the current folder
     sys.argv = [path]
     name = os.path.splitext(os.path.basename(path))[0]
     if not name.isidentifier() or name in sys.modules or name in getattr(sys, "stdlib_module_names", ()):
@@ -444,41 +418,32 @@ def load(path: str):
     loader = importlib.machinery.SourceFileLoader(name, path)
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     sys.modules[name] = module  # dataclasses and pickle look there
+    message = f'module at {path} must export an AgentHandler (as default or named "handler")'
     try:
         loader.exec_module(module)
+        handler = getattr(module, "handler", None)
+        for run in (getattr(handler, "run", None), getattr(module, "run", None), handler):
+            if callable(run):
+                return run
     except BaseException as error:  # also SystemExit
         trace = error.__traceback__
-        while trace and is_ours(trace.tb_frame):
+        while trace and trace.tb_frame.f_code.co_filename.startswith(OUR_FILES):
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
-        fail_to_load(traceback.format_exception_only(type(error), error)[-1].strip())
-    handler = getattr(module, "handler", None)
-    for run in (getattr(handler, "run", None), getattr(module, "run", None), handler):
-        if callable(run):
-            return run
-    fail_to_load(f'module at {path} must export an AgentHandler (as default or named "handler")')
-
-
-def fail_to_load(message: str):
+        message = traceback.format_exception_only(type(error), error)[-1].strip()
     write(to_line({"type": "error", "message": message}))
     os._exit(1)  # not sys.exit, which would wait for threads that the module has started
 
 
 # --- Lines from the server ---
-def batches_from_server():
-    """Lists of whole lines. The pieces of a long line are joined once, so it costs no more than its length."""
-    pieces = []
+def read():
+    pieces = []  # of a line whose end has not come yet; joined once, so a long line costs no more than its length
     while data := os.read(FROM_SERVER, 256 * 1024):
         pieces.append(data)
         if b"\n" in data:
             lines = b"".join(pieces).split(b"\n")
             pieces = [lines.pop()]
-            yield lines
-
-
-def read_on(batches):
-    for lines in batches:
-        loop.call_soon_threadsafe(take, lines)
+            loop.call_soon_threadsafe(take, lines)
     server_gone()
 
 
@@ -488,10 +453,13 @@ def take(lines: list[bytes]):
             line = json.loads(text)
         except (ValueError, RecursionError) as error:  # for example a number of 5,000 digits in the state
             for known in re.findall(rb'^\{"type":"turn","id":"([^"\\]*)"', text):
-                Turn(known.decode()).fail(error)
+                Turn(known.decode()).fail(error.with_traceback(None))
             continue
         turn = turns.get(line.get("id"))
-        if line["type"] == "ping":
+        if line["type"] == "hello":
+            capabilities = ["concurrent", "cancel", "steer"]
+            write(to_line({"type": "ready", "name": os.path.basename(sys.argv[0]), "capabilities": capabilities}))
+        elif line["type"] == "ping":
             write(to_line({"type": "pong", "n": line["n"]}))
         elif line["type"] == "turn":
             turn = Turn(line["id"])
@@ -505,38 +473,27 @@ def take(lines: list[bytes]):
 # --- Ends ---
 def server_gone():
     """Ends the process soon; called from any thread. Whoever still runs may tidy up for a moment."""
-    if not stopping:
-        timer = threading.Timer(EXIT_AFTER, os._exit, [0])
-        timer.daemon = True
-        timer.start()
-        loop.call_soon_threadsafe(stop)
+    global stopping
+    if stopping:
+        return
+    stopping = True
+    threading.Thread(target=lambda: (time.sleep(EXIT_AFTER), os._exit(0)), daemon=True).start()
+    loop.call_soon_threadsafe(stop)
 
 
 def stop():
-    global stopping
-    stopping = True
     for turn in list(turns.values()):
         turn.cancel()
     if not turns:
         loop.stop()
 
 
-def main():
-    global agent
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    for descriptor in (FROM_SERVER, TO_SERVER):
-        os.set_inheritable(descriptor, False)  # not for the programs that the handler starts
-    asyncio.set_event_loop(loop)  # before the module loads: what it makes of asyncio must belong to this loop
-    batches = batches_from_server()
-    hello = next(batches, None)
-    if hello is None:
-        return
-    agent = load(sys.argv[1])
-    ready = {"type": "ready", "name": os.path.basename(sys.argv[0]), "capabilities": ["concurrent", "cancel", "steer"]}
-    write(to_line(ready))
-    loop.call_soon(take, hello[1:])
-    threading.Thread(target=read_on, args=(batches,), daemon=True).start()
-    loop.run_forever()
-
-
-main()
+# --- Start ---
+globals().pop("__file__", None)  # "<stdin>", which a child of multiprocessing would try to run
+sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+for descriptor in (FROM_SERVER, TO_SERVER):
+    os.set_inheritable(descriptor, False)  # not for the programs that the handler starts
+asyncio.set_event_loop(loop)  # before the module loads: what it makes of asyncio must belong to this loop
+threading.Thread(target=read, daemon=True).start()
+agent = load(sys.argv[1])
+loop.run_forever()  # only now `take` gets to run

@@ -9,9 +9,9 @@
 use super::scan::{self, Piece};
 use crate::model::Fingerprint;
 use sha2::{Digest, Sha256};
+use std::fmt;
 
 /// Makes a [`Fingerprint`] out of parts. The order and the kind of the parts count: `text("1")` is not `json("1")`.
-#[derive(Default)]
 pub struct FingerprintBuilder {
     form: Form,
 }
@@ -20,7 +20,8 @@ impl FingerprintBuilder {
     /// A fingerprint of nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        let form = Form { out: Vec::with_capacity(1024), members: Vec::with_capacity(32), ..Form::default() };
+        Self { form }
     }
 
     /// Adds a JSON value, which must be valid; equal values make equal fingerprints.
@@ -53,6 +54,19 @@ impl FingerprintBuilder {
         let mut short = [0; 16];
         short.copy_from_slice(&digest[..16]);
         Fingerprint(short)
+    }
+}
+
+impl Default for FingerprintBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for FingerprintBuilder {
+    // What was added may be private.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FingerprintBuilder(***)")
     }
 }
 
@@ -101,7 +115,6 @@ impl Form {
     /// Appends a JSON value. Not recursive: depth costs memory only on the heap.
     fn value(&mut self, raw: &str) {
         let text = raw.as_bytes();
-        self.out.reserve(text.len().min(4096));
         let mut at = 0;
         while let Some(&byte) = text.get(at) {
             match byte {
@@ -273,17 +286,16 @@ impl Form {
         }
         self.out.push(sign);
         let exponent = exponent.strip_prefix(b"+").unwrap_or(exponent);
-        match small(exponent).and_then(|exponent| exponent.checked_add(point)) {
-            Some(exponent) => self.out.extend_from_slice(&exponent.to_le_bytes()),
-            None => {
-                // Beyond anything meant as a number. Equal only to the same digits with the same point.
-                self.out.extend_from_slice(&i64::MIN.to_le_bytes());
-                self.out.extend_from_slice(&point.to_le_bytes());
-                let (minus, exponent) = exponent.strip_prefix(b"-").map_or((0, exponent), |rest| (1, rest));
-                self.out.push(minus);
-                self.out.extend_from_slice(without_zeros(exponent));
-                self.out.push(b';');
-            }
+        if let Some(exponent) = small(exponent).and_then(|exponent| exponent.checked_add(point)) {
+            self.out.extend_from_slice(&exponent.to_le_bytes());
+        } else {
+            // Beyond anything meant as a number. Equal only to the same exponent with the point at the same place.
+            self.out.extend_from_slice(&i64::MIN.to_le_bytes());
+            self.out.extend_from_slice(&point.to_le_bytes());
+            let (minus, exponent) = exponent.strip_prefix(b"-").map_or((0, exponent), |rest| (1, rest));
+            self.out.push(minus);
+            self.out.extend_from_slice(without_zeros(exponent));
+            self.out.push(b';');
         }
         self.out.extend_from_slice(first);
         self.out.extend_from_slice(rest);

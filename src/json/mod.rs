@@ -1,5 +1,5 @@
 //! What we do to JSON text without understanding it: check it, take an object's members out as text, put it on one
-//! line, compare it, and change its strings.
+//! line, take its white space away, compare it, and change its strings.
 //!
 //! Owns everything that treats JSON as text. Does not own shapes: structs that are read and written live in `wire`, and
 //! what a field means is decided there and in `api`.
@@ -128,6 +128,31 @@ pub fn one_line(raw: &str) -> Cow<'_, str> {
     if has_breaks { Cow::Owned(raw.replace(['\n', '\r'], " ")) } else { Cow::Borrowed(raw) }
 }
 
+/// The JSON value without white space between its tokens.
+#[must_use]
+pub fn compact(raw: &str) -> Cow<'_, str> {
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    let bytes = raw.as_bytes();
+    let mut compact = String::new();
+    let (mut at, mut kept) = (0, 0);
+    while let Some(byte) = bytes.get(at) {
+        match *byte {
+            b'"' => at = scan::string_end(bytes, at).0,
+            byte if is_space(byte) => {
+                compact.push_str(&raw[kept..at]);
+                kept = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if kept == 0 {
+        return Cow::Borrowed(raw);
+    }
+    compact.push_str(&raw[kept..]);
+    Cow::Owned(compact)
+}
+
 /// What a string is in its JSON value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StringRole {
@@ -164,6 +189,7 @@ pub fn map_strings(raw: &str, mut change: impl FnMut(&str, StringRole) -> Option
 
 /// The text as a JSON string.
 #[must_use]
+#[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "writing a string to memory cannot fail")]
 pub fn string(text: &str) -> String {
     serde_json::to_string(text).expect("every text is a JSON string")
 }
@@ -181,29 +207,4 @@ pub fn as_raw(json: &RawJson) -> &RawValue {
 #[must_use]
 pub fn from_raw(raw: &RawValue) -> RawJson {
     RawJson::from_valid(raw.get())
-}
-
-/// The JSON value without white space between its tokens.
-#[must_use]
-pub fn compact(raw: &str) -> Cow<'_, str> {
-    let is_space = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-    let bytes = raw.as_bytes();
-    let mut compact = String::new();
-    let (mut at, mut kept) = (0, 0);
-    while let Some(byte) = bytes.get(at) {
-        match *byte {
-            b'"' => at = scan::string_end(bytes, at).0,
-            byte if is_space(byte) => {
-                compact.push_str(&raw[kept..at]);
-                kept = at + 1;
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    if kept == 0 {
-        return Cow::Borrowed(raw);
-    }
-    compact.push_str(&raw[kept..]);
-    Cow::Owned(compact)
 }

@@ -15,9 +15,9 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// How long beyond the grace a shim has for killing before it is killed itself. It gives up earlier on processes that
-/// cannot be killed, so this is for a shim that was stopped or hangs.
-const OVERTIME: Duration = Duration::from_secs(10);
+/// How long beyond the grace a shim has for killing before it is killed itself, which leaves its work to the kernel and to
+/// the reaper. It gives up earlier on processes that cannot be killed, so this is for a shim that hangs.
+const OVERTIME: Duration = Duration::from_secs(30);
 
 /// How long a shim that closed its socket may take to end.
 const LAST_STEP: Duration = Duration::from_secs(2);
@@ -193,10 +193,12 @@ impl Owner {
                 changed = self.orders.changed(), if self.held => {
                     self.held = changed.is_ok();
                     let order = *self.orders.borrow_and_update();
-                    if self.held && let Some(ask) = order {
-                        self.ask(ask);
-                    } else if !self.held && !(self.on_exit == OnExit::SpareRest && self.has_exited()) {
-                        self.ask(Ask::Stop(self.grace));
+                    let spared = self.on_exit == OnExit::SpareRest && self.has_exited();
+                    match order {
+                        Some(ask) if self.held => self.ask(ask),
+                        // The last handle was dropped.
+                        _ if !self.held && !spared => self.ask(Ask::Stop(self.grace)),
+                        _ => {}
                     }
                 }
                 _ = self.control.writable(), if !self.unsent.is_empty() => self.write(),
@@ -219,6 +221,8 @@ impl Owner {
             Ask::Stop(grace) => grace,
             Ask::Kill => Duration::ZERO,
         };
+        // Somebody may have stopped it.
+        self.shim.resume();
         let deadline = Instant::now() + grace + OVERTIME;
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
     }
@@ -275,12 +279,11 @@ impl Owner {
             let _ = killpg(main, Signal::SIGKILL);
         }
         self.ended(Exit::Lost);
-        let status = match timeout(LAST_STEP, self.shim.wait()).await {
-            Ok(status) => status,
-            Err(_) => {
-                self.shim.kill();
-                self.shim.wait().await
-            }
+        let status = if let Ok(status) = timeout(LAST_STEP, self.shim.wait()).await {
+            status
+        } else {
+            self.shim.kill();
+            self.shim.wait().await
         };
         if status.is_ok_and(|status| status.signal().is_some()) {
             tracing::warn!(program = ?self.asked.program(), "a shim was killed");

@@ -14,6 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, IoSlice, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -167,6 +168,7 @@ impl From<io::Error> for LaunchCause {
 pub(super) struct Asked {
     program: OsString,
     cwd: Option<PathBuf>,
+    path: Option<OsString>,
 }
 
 impl Asked {
@@ -183,16 +185,28 @@ impl Asked {
                 LaunchCause::Directory { path, reason: Errno::from_raw(errno).desc().to_owned() }
             }
             (Step::Setup, LaunchCause::NotFound) => LaunchCause::Other("/dev/null is missing".to_owned()),
-            (Step::Program, LaunchCause::NotFound) if self.file_exists() => LaunchCause::NoInterpreter,
+            (Step::Program, LaunchCause::NotFound) if self.is_path() && self.exists_in(Path::new("")) => {
+                LaunchCause::NoInterpreter
+            }
+            // A directory in PATH that we may not enter gives this answer as well.
+            (Step::Program, LaunchCause::NotExecutable) if !self.is_path() && !self.exists_in_path() => {
+                LaunchCause::NotFound
+            }
             (_, cause) => cause,
         };
         LaunchError::new(&self.program, cause)
     }
 
-    /// Only for a path: a name that `PATH` should find is not searched for a second time.
-    fn file_exists(&self) -> bool {
-        let program = Path::new(&self.program);
-        program.components().count() > 1 && self.cwd.as_deref().unwrap_or(Path::new("")).join(program).exists()
+    fn is_path(&self) -> bool {
+        self.program.as_bytes().contains(&b'/')
+    }
+
+    fn exists_in(&self, directory: &Path) -> bool {
+        self.cwd.as_deref().unwrap_or(Path::new("")).join(directory).join(&self.program).exists()
+    }
+
+    fn exists_in_path(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| std::env::split_paths(path).any(|directory| self.exists_in(&directory)))
     }
 }
 
@@ -242,7 +256,8 @@ impl Shim {
     ///
     /// Outside a tokio runtime with IO and time.
     pub fn launch(&self, launch: Launch, tasks: &TaskTracker) -> Result<Running, LaunchError> {
-        let asked = Asked { program: launch.program.clone(), cwd: launch.cwd.clone() };
+        let path = launch.env.get("PATH").map(OsStr::to_owned);
+        let asked = Asked { program: launch.program.clone(), cwd: launch.cwd.clone(), path };
         let failed = |cause| LaunchError::new(&asked.program, cause);
         if self.own && !shim::is_wired() {
             return Err(failed(LaunchCause::NotWired));
@@ -280,6 +295,7 @@ impl Shim {
         let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
         let flags = MsgFlags::MSG_NOSIGNAL;
         let sent = sendmsg::<UnixAddr>(ours.as_raw_fd(), &[IoSlice::new(message)], rights, flags, None)?;
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a shim")]
         let mut command = tokio::process::Command::new(&*self.program);
         command.arg0("shim").arg(MARK).env_clear();
         command.stdin(Stdio::from(OwnedFd::from(control)));
@@ -355,7 +371,7 @@ mod tests {
     use super::*;
 
     fn cause(program: &str, step: Step, errno: Errno) -> String {
-        let asked = Asked { program: program.into(), cwd: Some("/nowhere".into()) };
+        let asked = Asked { program: program.into(), cwd: Some("/nowhere".into()), path: Some("/bin".into()) };
         asked.failure(step, errno as i32).to_string()
     }
 
@@ -371,6 +387,8 @@ mod tests {
             "cannot start sh: working directory /nowhere: No such file or directory"
         );
         assert_eq!(cause("sh", Step::Program, Errno::EAGAIN), "cannot start sh: too many processes are running");
+        assert_eq!(cause("sh", Step::Program, Errno::EACCES), "cannot start sh: it is not executable");
+        assert_eq!(cause("no-sh", Step::Program, Errno::EACCES), "cannot start no-sh: program not found");
         assert!(cause("sh", Step::Program, Errno::ELOOP).starts_with("cannot start sh: "));
     }
 

@@ -47,7 +47,7 @@ mod child;
 mod environment;
 mod launch;
 mod lines;
-#[expect(unsafe_code, reason = "the system has no safe form of these four calls; each says why it is sound")]
+#[expect(unsafe_code, reason = "the system has no safe form of these few calls; each says why it is sound")]
 mod raw;
 mod reaper;
 mod shim;

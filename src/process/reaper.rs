@@ -66,6 +66,13 @@ impl Owned {
         self.child.wait().await
     }
 
+    /// Lets it run on if it was stopped. Its number is its own until `wait` has returned.
+    pub(super) fn resume(&self) {
+        if self.child.id().is_some() {
+            let _ = kill(self.pid, Signal::SIGCONT);
+        }
+    }
+
     /// Sends SIGKILL.
     pub(super) fn kill(&mut self) {
         let _ = self.child.start_kill();

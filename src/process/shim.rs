@@ -5,7 +5,7 @@
 
 use super::raw;
 use super::talk::{Ask, LENGTH_BYTES, OnExit, Plan, Report, StdinFrom, Step, take_line};
-use super::tree::{self, Tree};
+use super::tree::{self, Killer, Tree};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recv, recvmsg, send};
 use nix::unistd::{Pid, close, dup2_stderr, dup2_stdin, dup2_stdout, getpid, setsid};
+use std::collections::HashSet;
 use std::fs::OpenOptions;
 use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -41,8 +42,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// the kernel.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// How many ended processes are reaped in a row before the living ones are looked at again.
-const REAP_BATCH: usize = 128;
+/// How long ended processes are reaped before the living ones are looked at again: a tree that keeps forking must keep us
+/// neither here nor, by filling the process table with its dead, from finding the living.
+const REAP_TIME: Duration = Duration::from_millis(50);
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
@@ -85,6 +87,7 @@ fn run() -> i32 {
                 signals,
                 me: getpid(),
                 main,
+                main_lives: true,
                 on_exit: plan.on_exit,
                 grace: plan.grace,
                 phase: Phase::Keeping,
@@ -167,6 +170,7 @@ fn start(plan: &Plan, fds: Vec<OwnedFd>) -> Result<Pid, (Step, io::Error)> {
     }
     .map_err(|error| setup(error.into()))?;
 
+    #[expect(clippy::disallowed_methods, reason = "this is the shim")]
     let mut command = Command::new(&plan.program);
     command.args(&plan.args).process_group(0);
     // The program is looked up in the PATH of this environment, not of ours.
@@ -205,7 +209,7 @@ enum Phase {
     /// The main child runs, or it ended and its descendants are spared.
     Keeping,
     /// Everything was asked to end, and has until then.
-    Ending(Instant),
+    Ending { until: Instant, asked: HashSet<Pid> },
     /// Everything is being killed.
     Killing { pause: Duration, progress: Instant },
 }
@@ -216,6 +220,7 @@ struct Keeper {
     signals: SignalFd,
     me: Pid,
     main: Pid,
+    main_lives: bool,
     on_exit: OnExit,
     grace: Duration,
     phase: Phase,
@@ -231,7 +236,7 @@ impl Keeper {
             }
             let pause = match self.phase {
                 Phase::Keeping => None,
-                Phase::Ending(until) => {
+                Phase::Ending { until, .. } => {
                     let left = until.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         self.kill();
@@ -240,12 +245,15 @@ impl Keeper {
                     Some(left)
                 }
                 Phase::Killing { pause, progress } => {
-                    let left = Tree::new().descendants(self.me);
+                    let mut killer = Killer::new(self.me);
+                    let left = Tree::new().descendants(self.me, |child| killer.kill(child));
                     if progress.elapsed() > GIVE_UP {
                         self.report(Report::Left(left.len()));
                         return self.code;
                     }
-                    tree::kill_hard(&left, self.me);
+                    for pid in left {
+                        killer.kill(pid);
+                    }
                     self.phase = Phase::Killing { pause: (pause * 2).min(LONGEST_PAUSE), progress };
                     Some(pause)
                 }
@@ -256,12 +264,15 @@ impl Keeper {
 
     /// Takes leave of the children that have ended. True when there are no others.
     fn reap(&mut self) -> bool {
-        for _ in 0..REAP_BATCH {
+        let begun = Instant::now();
+        let mut any = false;
+        while begun.elapsed() < REAP_TIME {
             let (pid, status) = match raw::reap_any() {
                 Ok(Some(ended)) => ended,
-                Ok(None) => return false,
+                Ok(None) => break,
                 Err(error) => return error == Errno::ECHILD,
             };
+            any = true;
             if let Phase::Killing { pause, progress } = &mut self.phase {
                 (*pause, *progress) = (SHORTEST_PAUSE, Instant::now());
             }
@@ -273,7 +284,11 @@ impl Keeper {
                 if self.on_exit == OnExit::KillRest && matches!(self.phase, Phase::Keeping) {
                     self.kill();
                 }
+                self.main_lives = false;
             }
+        }
+        if any {
+            self.stop_orphans();
         }
         false
     }
@@ -323,23 +338,40 @@ impl Keeper {
         }
     }
 
-    /// The ladder: everything is asked to end now, and killed after the grace. Asked again, only the time gets shorter:
-    /// programs take a second SIGTERM for impatience and skip their cleaning up.
+    /// The ladder: everything is asked to end now, and killed after the grace. Asked again, only the time gets shorter.
     fn stop(&mut self, grace: Duration) {
-        let until = Instant::now() + grace;
-        match self.phase {
+        let no_later = Instant::now() + grace;
+        match &mut self.phase {
             _ if grace.is_zero() => self.kill(),
             Phase::Keeping => {
-                tree::terminate(&Tree::new().descendants(self.me));
-                self.phase = Phase::Ending(until);
+                let all = Tree::new().descendants(self.me, drop);
+                tree::terminate(self.main_lives.then_some(self.main), &all);
+                self.phase = Phase::Ending { until: no_later, asked: all.into_iter().collect() };
             }
-            Phase::Ending(earlier) => self.phase = Phase::Ending(earlier.min(until)),
+            Phase::Ending { until, .. } => *until = no_later.min(*until),
             Phase::Killing { .. } => {}
         }
     }
 
+    /// Asks those to end whose parent was asked and has ended: they were forked while the tree was listed. What a parent
+    /// that still runs has started since is left to it, it may be its way of cleaning up.
+    fn stop_orphans(&mut self) {
+        if let Phase::Ending { asked, .. } = &mut self.phase {
+            let mut orphans = Tree::new().children(self.me);
+            orphans.retain(|pid| asked.insert(*pid));
+            tree::terminate(None, &orphans);
+        }
+    }
+
+    /// Everything is killed from now on. The main child's group goes first and unseen: most of what forks faster than it
+    /// can be listed is in there.
     fn kill(&mut self) {
         if !matches!(self.phase, Phase::Killing { .. }) {
+            // A dead child's number is free for others some time after it was reaped; at that very moment it is not.
+            if self.main_lives {
+                tree::kill_group(self.main);
+            }
+            raw::hurry();
             self.phase = Phase::Killing { pause: SHORTEST_PAUSE, progress: Instant::now() };
         }
     }

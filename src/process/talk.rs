@@ -57,7 +57,7 @@ impl Plan {
             StdinFrom::Pipe => "pipe",
         };
         let mut put = |part: &[&[u8]]| {
-            part.iter().for_each(|bytes| out.extend_from_slice(bytes));
+            out.extend(part.iter().copied().flatten());
             out.push(0);
             part.iter().all(|bytes| !bytes.contains(&0)).then_some(())
         };

@@ -31,21 +31,42 @@ impl Tree {
 
     /// The children of `parent`, the ended but unreaped ones included.
     pub(super) fn children(&self, parent: Pid) -> Vec<Pid> {
-        if self.direct { self.listed_children(parent) } else { self.scan().remove(&parent).unwrap_or_default() }
+        let mut children = Vec::new();
+        if self.direct {
+            self.listed_children(parent, &mut children);
+        } else {
+            self.scan(|pid, its_parent| children.extend((its_parent == parent).then_some(pid)));
+        }
+        children
     }
 
-    /// Everything below `root`, parents before their children.
-    pub(super) fn descendants(&self, root: Pid) -> Vec<Pid> {
-        let mut table = if self.direct { HashMap::new() } else { self.scan() };
+    /// Everything below `root`, parents before their children. The children of `root` are handed to `first` at once:
+    /// what forks and ends is gone by the time a long table has been read.
+    pub(super) fn descendants(&self, root: Pid, mut first: impl FnMut(Pid)) -> Vec<Pid> {
+        let mut table: HashMap<Pid, Vec<Pid>> = HashMap::new();
+        if !self.direct {
+            self.scan(|pid, parent| {
+                if parent == root {
+                    first(pid);
+                }
+                table.entry(parent).or_default().push(pid);
+            });
+        }
         let mut found = Vec::new();
         let mut seen = HashSet::from([root]);
         let mut next = 0;
         let mut parent = root;
         loop {
-            let children =
-                if self.direct { self.listed_children(parent) } else { table.remove(&parent).unwrap_or_default() };
+            let mut children = table.remove(&parent).unwrap_or_default();
+            if self.direct {
+                self.listed_children(parent, &mut children);
+            }
             // A process that moves while we read may be met twice.
-            found.extend(children.into_iter().filter(|pid| seen.insert(*pid)));
+            children.retain(|pid| seen.insert(*pid));
+            if self.direct && parent == root {
+                children.iter().copied().for_each(&mut first);
+            }
+            found.append(&mut children);
             let Some(&following) = found.get(next) else { return found };
             parent = following;
             next += 1;
@@ -53,20 +74,17 @@ impl Tree {
     }
 
     /// The kernel keeps children per thread.
-    fn listed_children(&self, parent: Pid) -> Vec<Pid> {
-        let mut children = Vec::new();
-        let Ok(threads) = fs::read_dir(self.proc.join(format!("{parent}/task"))) else { return children };
+    fn listed_children(&self, parent: Pid, children: &mut Vec<Pid>) {
+        let Ok(threads) = fs::read_dir(self.proc.join(format!("{parent}/task"))) else { return };
         for thread in threads.flatten() {
             let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
             children.extend(list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw));
         }
-        children
     }
 
-    /// All processes by their parent.
-    fn scan(&self) -> HashMap<Pid, Vec<Pid>> {
-        let mut table: HashMap<Pid, Vec<Pid>> = HashMap::new();
-        let Ok(entries) = fs::read_dir(&self.proc) else { return table };
+    /// All processes and their parents, by rising process id. What is started meanwhile is mostly met too.
+    fn scan(&self, mut met: impl FnMut(Pid, Pid)) {
+        let Ok(entries) = fs::read_dir(&self.proc) else { return };
         let mut path = self.proc.clone();
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -77,12 +95,11 @@ impl Tree {
             let mut line = [0; 256];
             let length = fs::File::open(&path).and_then(|mut file| file.read(&mut line)).unwrap_or(0);
             if let Some(parent) = parent_in_stat(&line[..length]) {
-                table.entry(parent).or_default().push(Pid::from_raw(pid));
+                met(Pid::from_raw(pid), parent);
             }
             path.pop();
             path.pop();
         }
-        table
     }
 }
 
@@ -94,36 +111,57 @@ fn parent_in_stat(stat: &[u8]) -> Option<Pid> {
     std::str::from_utf8(words.nth(1)?).ok()?.parse().ok().map(Pid::from_raw)
 }
 
-/// Asks all these processes to end. Stopped ones are continued, so that they can.
+/// Asks the group of `leader`, if it leads one still, and all these processes to end, each once: programs take a second
+/// SIGTERM for impatience. Stopped ones are continued, so that they can.
 ///
 /// Between listing and signalling a process that is not our direct child could end and its number go to another one.
 /// That needs the whole range of numbers (32,768 at least) to pass within microseconds; direct children are safe, their
 /// numbers are kept until we reap them.
-pub(super) fn terminate(processes: &[Pid]) {
-    for pid in processes {
-        let _ = kill(*pid, Signal::SIGTERM);
-    }
-    for pid in processes {
-        let _ = kill(*pid, Signal::SIGCONT);
+pub(super) fn terminate(leader: Option<Pid>, processes: &[Pid]) {
+    for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+        // As one: what is being forked in the group right now gets it too.
+        if let Some(group) = leader {
+            let _ = killpg(group, signal);
+        }
+        for pid in processes {
+            if leader.is_none() || getpgid(Some(*pid)).ok() != leader {
+                let _ = kill(*pid, signal);
+            }
+        }
     }
 }
 
-/// Kills all these processes and their process groups, except the group `spared`.
+/// Kills processes together with their process groups.
 ///
 /// The kernel signals a group as one: no member can fork its way out, which killing one by one cannot promise. The
 /// groups are ours as well: a group never spans sessions, and a session never reaches beyond the descendants of the
 /// process that made it, which is the shim itself or one below it.
-pub(super) fn kill_hard(processes: &[Pid], spared: Pid) {
-    let mut groups = HashSet::from([spared]);
-    for pid in processes {
-        if let Ok(group) = getpgid(Some(*pid))
-            // 0 and 1 mean "my own group" and "everyone" to the call below.
-            && group.as_raw() > 1
-            && groups.insert(group)
+pub(super) struct Killer {
+    groups: HashSet<Pid>,
+}
+
+impl Killer {
+    /// One round of killing. The group `spared` is left alone, though not its members.
+    pub(super) fn new(spared: Pid) -> Self {
+        Self { groups: HashSet::from([spared]) }
+    }
+
+    /// Kills one process, and its group if that was not done in this round.
+    pub(super) fn kill(&mut self, pid: Pid) {
+        if let Ok(group) = getpgid(Some(pid))
+            && self.groups.insert(group)
         {
-            let _ = killpg(group, Signal::SIGKILL);
+            kill_group(group);
         }
-        let _ = kill(*pid, Signal::SIGKILL);
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+}
+
+/// Kills a process group.
+pub(super) fn kill_group(group: Pid) {
+    // 0 and 1 would mean "my own group" and "everyone".
+    if group.as_raw() > 1 {
+        let _ = killpg(group, Signal::SIGKILL);
     }
 }
 
@@ -172,10 +210,16 @@ mod tests {
                 found.sort();
                 found
             };
-            assert_eq!(sorted(tree.descendants(Pid::from_raw(10))), pids(&[11, 12, 13, 14]), "{direct}");
+            let mut first = Vec::new();
+            assert_eq!(
+                sorted(tree.descendants(Pid::from_raw(10), |pid| first.push(pid))),
+                pids(&[11, 12, 13, 14]),
+                "{direct}"
+            );
+            assert_eq!(sorted(first), pids(&[11, 12]), "{direct}");
             assert_eq!(sorted(tree.children(Pid::from_raw(10))), pids(&[11, 12]), "{direct}");
-            assert_eq!(tree.descendants(Pid::from_raw(14)), pids(&[]), "{direct}");
-            assert_eq!(tree.descendants(Pid::from_raw(99)), pids(&[]), "{direct}");
+            assert_eq!(tree.descendants(Pid::from_raw(14), drop), pids(&[]), "{direct}");
+            assert_eq!(tree.descendants(Pid::from_raw(99), drop), pids(&[]), "{direct}");
         }
     }
 
@@ -187,6 +231,6 @@ mod tests {
             fs::write(dir.path().join(format!("{pid}/stat")), format!("{pid} (x) S {parent} 0")).unwrap();
         }
         let tree = Tree { proc: dir.path().to_owned(), direct: false };
-        assert_eq!(tree.descendants(Pid::from_raw(10)), pids(&[11]));
+        assert_eq!(tree.descendants(Pid::from_raw(10), drop), pids(&[11]));
     }
 }

@@ -28,7 +28,7 @@ impl State {
 
     fn number(number: usize) -> Self {
         // A state takes more than 16 bytes: memory ends before the numbers do.
-        Self(u32::try_from(number).expect("fewer than 2^32 bytes of patterns"))
+        Self(u32::try_from(number).unwrap_or(u32::MAX))
     }
 
     fn index(self) -> usize {
@@ -73,13 +73,14 @@ impl Automaton {
         };
         let mut builder = Builder { patterns, spans: Vec::with_capacity(most), new };
         builder.add(0, State::ROOT, 0..patterns.len());
-        let (mut at, mut depth) = (0, 0);
-        while at < builder.new.nodes.len() {
-            // All nodes of one depth lie side by side too.
-            for node in at..builder.new.nodes.len() {
+        // All nodes of one depth lie side by side too.
+        let (mut depth, mut level) = (0, 0..1);
+        while !level.is_empty() {
+            let next = level.end;
+            for node in level {
                 builder.expand(node, depth);
-                at += 1;
             }
+            level = next..builder.new.nodes.len();
             depth += 1;
         }
         builder.new

@@ -2,8 +2,6 @@
 //!
 //! Owns the list of forms. Does not search.
 
-use std::fmt::Write as _;
-
 /// Of longer secrets only the plain form is searched for: the other forms multiply the size of the automaton.
 const LONGEST_DERIVED: usize = 16 * 1024;
 
@@ -27,28 +25,29 @@ pub(super) fn add_forms(secret: &str, forms: &mut Vec<String>) {
 }
 
 /// What a JSON writer escapes beyond the necessary.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct JsonStyle {
-    /// `/` as `\/`, as PHP does.
+    /// Whether `/` becomes `\/`.
     slash: bool,
-    /// `<`, `>` and `&` by number, as Go does.
-    html: bool,
-    /// Everything outside ASCII by number, as Python does.
-    ascii: bool,
-    /// Numbers in upper case.
-    upper: bool,
+    /// What is written by its number.
+    numbered: fn(char) -> bool,
+    /// The digits of such numbers.
+    digits: &'static [u8; 16],
 }
 
 fn add_json(secret: &str, forms: &mut Vec<String>) {
-    let plain = JsonStyle::default();
-    let ascii = JsonStyle { ascii: true, ..plain };
+    let plain = JsonStyle { slash: false, numbered: |_| false, digits: LOWER };
+    // As Python does, and with the slash PHP.
+    let ascii = JsonStyle { numbered: |c| c > '~', ..plain };
+    // As Go does.
+    let html = JsonStyle { numbered: |c| matches!(c, '<' | '>' | '&'), ..plain };
     let styles = [
         plain,
-        JsonStyle { upper: true, ..plain },
+        JsonStyle { digits: UPPER, ..plain },
         JsonStyle { slash: true, ..plain },
-        JsonStyle { html: true, ..plain },
+        html,
         ascii,
-        JsonStyle { upper: true, ..ascii },
+        JsonStyle { digits: UPPER, ..ascii },
         JsonStyle { slash: true, ..ascii },
     ];
     forms.extend(styles.map(|style| json(secret, style)));
@@ -67,20 +66,16 @@ fn json(secret: &str, style: JsonStyle) -> String {
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
             '/' if style.slash => out.push_str("\\/"),
-            '<' | '>' | '&' if style.html => json_number(c, style, &mut out),
-            ..' ' => json_number(c, style, &mut out),
-            '\x7f'.. if style.ascii => json_number(c, style, &mut out),
+            _ if c < ' ' || (style.numbered)(c) => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    out.push_str("\\u");
+                    out.extend([12, 8, 4, 0].map(|shift| char::from(style.digits[usize::from(*unit >> shift & 15)])));
+                }
+            }
             _ => out.push(c),
         }
     }
     out
-}
-
-fn json_number(c: char, style: JsonStyle, out: &mut String) {
-    for unit in c.encode_utf16(&mut [0; 2]) {
-        // Writing to a string cannot fail.
-        let _ = if style.upper { write!(out, "\\u{unit:04X}") } else { write!(out, "\\u{unit:04x}") };
-    }
 }
 
 const UPPER: &[u8; 16] = b"0123456789ABCDEF";

@@ -76,7 +76,7 @@ impl Stream {
                 copy(&self.held, piece, self.decided, from..start, out);
                 out.push_str(MARK);
             }
-            from = end.max(from);
+            from = end;
             self.marked = Some(from);
         }
         copy(&self.held, piece, self.decided, from..limit, out);

@@ -1,0 +1,182 @@
+//! `/runtime/advance` next to a bare actix-web handler built with the same flags: `cargo bench --bench advance`.
+//!
+//! Both servers run as processes of their own, in turn, on the same machine; the generator keeps 16 connections busy,
+//! each with its own session and rising message ids (equal bodies are one turn by contract). What counts is the ratio.
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const CONNECTIONS: usize = 16;
+const RUNS: usize = 7;
+const RUN: Duration = Duration::from_secs(2);
+const BODY_BYTES: usize = 1024;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if args.iter().any(|arg| arg == "--floor") {
+        return floor();
+    }
+    let floor_args = ["--floor"];
+    let us = std::env::current_exe().expect("a path");
+    let turnhost = env!("CARGO_BIN_EXE_turnhost");
+    let echo = ["--agent", "echo", "--port", "0", "--log-level", "error"];
+    let mut samples: [Vec<Sample>; 2] = [Vec::new(), Vec::new()];
+    for run in 0..=RUNS {
+        for (which, (program, args)) in
+            [(turnhost.as_ref(), &echo[..]), (us.as_path(), &floor_args[..])].into_iter().enumerate()
+        {
+            let mut server = Served::start(program, args);
+            let sample = server.load();
+            // The first round warms the machine up.
+            if run > 0 {
+                samples[which].push(sample);
+            }
+        }
+    }
+    let [ours, floor] = samples.map(|samples| {
+        let of = |value: fn(&Sample) -> f64| median(samples.iter().map(value).collect());
+        (of(|s| s.per_second), of(|s| s.cpu_us), of(|s| s.p50_us), of(|s| s.p99_us))
+    });
+    println!("{CONNECTIONS} connections, {BODY_BYTES}-byte bodies, median of {RUNS} alternating runs of {RUN:?}");
+    println!("            requests/s   CPU µs/request   p50 µs   p99 µs");
+    println!("turnhost    {:>10.0}   {:>14.1}   {:>6.0}   {:>6.0}", ours.0, ours.1, ours.2, ours.3);
+    println!("bare actix  {:>10.0}   {:>14.1}   {:>6.0}   {:>6.0}", floor.0, floor.1, floor.2, floor.3);
+    println!("ratio       {:>10.2}   {:>14.2}", ours.0 / floor.0, ours.1 / floor.1);
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The floor: reads the body, answers a fixed one.
+fn floor() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        println!("bare actix listening on port {} ()", listener.local_addr().expect("an address").port());
+        let answer = |body: web::Bytes| async move {
+            let text = if body.is_empty() { "" } else { r#"{"text":"List the files.","state":{"v":1,"turn":1}}"# };
+            HttpResponse::Ok().content_type("application/json").body(text)
+        };
+        let server = HttpServer::new(move || App::new().route("/runtime/advance", web::post().to(answer)));
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
+        server.workers(cores).listen(listener).expect("a listener").run().await.expect("a server");
+    });
+}
+
+struct Sample {
+    per_second: f64,
+    cpu_us: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+struct Served {
+    child: Child,
+    port: u16,
+}
+
+impl Served {
+    fn start(program: &std::path::Path, args: &[&str]) -> Self {
+        let mut child =
+            Command::new(program).args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a server");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+        let port = line.split("on port ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a port in the line");
+        Self { child, port: port.parse().expect("a number") }
+    }
+
+    fn load(&mut self) -> Sample {
+        let before = self.cpu();
+        let began = Instant::now();
+        let port = self.port;
+        let threads: Vec<_> = (0..2)
+            .map(|thread| std::thread::spawn(move || generate(port, thread * CONNECTIONS / 2, CONNECTIONS / 2)))
+            .collect();
+        let mut latencies: Vec<f64> = threads.into_iter().flat_map(|thread| thread.join().expect("a thread")).collect();
+        let elapsed = began.elapsed();
+        let cpu = self.cpu() - before;
+        latencies.sort_by(f64::total_cmp);
+        let count = latencies.len();
+        Sample {
+            per_second: count as f64 / elapsed.as_secs_f64(),
+            cpu_us: cpu.as_secs_f64() * 1e6 / count as f64,
+            p50_us: latencies[count / 2],
+            p99_us: latencies[count * 99 / 100],
+        }
+    }
+
+    /// What the process has used of the processor so far.
+    fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it lives");
+        let after = stat.rsplit_once(") ").expect("a name in brackets").1;
+        let ticks: Vec<u64> = after.split(' ').skip(11).take(2).map(|word| word.parse().expect("a number")).collect();
+        // A tick is a hundredth of a second on every Linux that turnhost runs on.
+        Duration::from_millis((ticks[0] + ticks[1]) * 10)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Keeps some connections busy from one thread: one request each is always under way.
+fn generate(port: u16, first: usize, connections: usize) -> Vec<f64> {
+    let mut sockets: Vec<(TcpStream, Instant)> = (0..connections)
+        .map(|_| {
+            let socket = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+            socket.set_nodelay(true).expect("an option");
+            socket.set_read_timeout(Some(Duration::from_secs(10))).expect("an option");
+            (socket, Instant::now())
+        })
+        .collect();
+    let mut latencies = Vec::new();
+    let end = Instant::now() + RUN;
+    let mut message = 0_u64;
+    let mut buffer = [0_u8; 4096];
+    while Instant::now() < end {
+        message += 1;
+        for (index, (socket, sent)) in sockets.iter_mut().enumerate() {
+            let request = request(first + index, message);
+            *sent = Instant::now();
+            socket.write_all(request.as_bytes()).expect("a request");
+        }
+        for (socket, sent) in &mut sockets {
+            read_answer(socket, &mut buffer);
+            latencies.push(sent.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    latencies
+}
+
+fn request(session: usize, message: u64) -> String {
+    let start = format!(r#"{{"session_id":"s{session}","message_id":"m{message}","state":null,"input":""#);
+    let body = format!("{start}{}\"}}", "x".repeat(BODY_BYTES - start.len() - 2));
+    format!("POST /runtime/advance HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn read_answer(socket: &mut TcpStream, buffer: &mut [u8]) {
+    let mut have = 0;
+    loop {
+        let read = socket.read(&mut buffer[have..]).expect("an answer");
+        assert!(read > 0, "the server closed the connection");
+        have += read;
+        let text = &buffer[..have];
+        let Some(head) = text.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let headers = String::from_utf8_lossy(&text[..head]).to_ascii_lowercase();
+        assert!(headers.starts_with("http/1.1 200"), "{headers}");
+        let length = headers.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+        let length: usize = length.and_then(|length| length.trim().parse().ok()).expect("a length");
+        if have >= head + 4 + length {
+            return;
+        }
+    }
+}
