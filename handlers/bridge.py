@@ -493,6 +493,7 @@ globals().pop("__file__", None)  # "<stdin>", which a child of multiprocessing w
 sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
 for descriptor in (FROM_SERVER, TO_SERVER):
     os.set_inheritable(descriptor, False)  # not for the programs that the handler starts
+    os.set_blocking(descriptor, True)
 asyncio.set_event_loop(loop)  # before the module loads: what it makes of asyncio must belong to this loop
 threading.Thread(target=read, daemon=True).start()
 agent = load(sys.argv[1])

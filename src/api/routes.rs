@@ -31,35 +31,35 @@ const KEPT_FREE: &[&str] = &[
 
 /// Puts every route in its place.
 pub fn configure(config: &mut web::ServiceConfig, runtime: &Runtime) {
-    let health_path = if runtime.is_dari_only() { runtime.dari.health_path() } else { "/health" };
-    config.service(
-        web::resource(with_slash(health_path))
-            .route(web::method(Method::GET).to(health::health))
-            .route(web::method(Method::HEAD).to(health::health))
-            .default_service(web::to(|| std::future::ready(not_allowed("GET, HEAD")))),
-    );
+    let mut health_paths = vec![if runtime.is_dari_only() { runtime.dari.health_path() } else { "/health" }];
+    if runtime.serves(Protocol::Dari) && health_paths[0] != runtime.dari.health_path() {
+        health_paths.push(runtime.dari.health_path());
+    }
+    for path in health_paths.into_iter().flat_map(with_slash) {
+        config.service(
+            web::resource(path)
+                .route(web::method(Method::GET).to(health::health))
+                .route(web::method(Method::HEAD).to(health::health))
+                .default_service(web::to(|| std::future::ready(not_allowed("GET, HEAD")))),
+        );
+    }
     if runtime.serves(Protocol::Dari) {
-        if health_path != runtime.dari.health_path() {
+        for path in with_slash(runtime.dari.advance_path()) {
             config.service(
-                web::resource(with_slash(runtime.dari.health_path()))
-                    .route(web::method(Method::GET).to(health::health))
-                    .route(web::method(Method::HEAD).to(health::health))
-                    .default_service(web::to(|| std::future::ready(not_allowed("GET, HEAD")))),
+                web::resource(path)
+                    .route(web::post().to(dari::advance))
+                    .default_service(web::to(|| std::future::ready(not_allowed("POST")))),
             );
         }
-        config.service(
-            web::resource(with_slash(runtime.dari.advance_path()))
-                .route(web::post().to(dari::advance))
-                .default_service(web::to(|| std::future::ready(not_allowed("POST")))),
-        );
     }
     config.default_service(web::to(everything_else));
 }
 
-/// A path with and without one trailing slash.
-fn with_slash(path: &str) -> Vec<String> {
+/// A path with and without one trailing slash. Two plain resources: one for both would make the router search it with a
+/// regular expression at every request.
+fn with_slash(path: &str) -> [String; 2] {
     let path = path.trim_end_matches('/');
-    vec![path.to_owned(), format!("{path}/")]
+    [path.to_owned(), format!("{path}/")]
 }
 
 fn not_allowed(allow: &'static str) -> HttpResponse {

@@ -9,7 +9,9 @@ use crate::model::{
     StateIn, TurnRequest,
 };
 use crate::store::{Store, StoredSession};
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +39,9 @@ struct Inner {
     begun: u64,
     settled: VecDeque<Arc<TurnRecord>>,
     settled_bytes: usize,
+    /// How many settled turns have a key of this hash: most requests are new, and need not look at a hundred others.
+    settled_keys: HashMap<u64, u32>,
+    hasher: RandomState,
 }
 
 /// An admitted turn that waits for its session.
@@ -71,6 +76,8 @@ impl Session {
             begun: 0,
             settled: VecDeque::new(),
             settled_bytes: 0,
+            settled_keys: HashMap::new(),
+            hasher: RandomState::new(),
         };
         for turn in stored.settled {
             let record = TurnRecord::new(turn.id, id.clone(), turn.repeat);
@@ -172,7 +179,7 @@ impl Inner {
             Repeat::Never => Ok(None),
             Repeat::ById { id, body, conflict } => {
                 let mut other_body = false;
-                for record in self.live_records().chain(self.settled.iter().rev()) {
+                for record in self.live_records().chain(self.settled_with(repeat)) {
                     match record.names(id) {
                         Some(same) if same == *body => return Ok(Some(record.clone())),
                         Some(_) => other_body = true,
@@ -195,7 +202,7 @@ impl Inner {
             Repeat::ByBody { body } => {
                 let same = |record: &&Arc<TurnRecord>| record.repeat == Repeat::ByBody { body: *body };
                 let live = self.live_records().find(same);
-                Ok(live.or_else(|| self.settled.iter().rev().find(same).filter(|r| self.awaits_retry(r))).cloned())
+                Ok(live.or_else(|| self.settled_with(repeat).find(same).filter(|r| self.awaits_retry(r))).cloned())
             }
         }
     }
@@ -207,12 +214,35 @@ impl Inner {
             && record.ended_at.get().is_none_or(|at| at.elapsed() < UNDELIVERED_FOR)
     }
 
+    fn key(&self, repeat: &Repeat) -> u64 {
+        match repeat {
+            Repeat::Never => 0,
+            Repeat::ById { id, .. } => self.hasher.hash_one(id),
+            Repeat::ByBody { body } => self.hasher.hash_one(body),
+        }
+    }
+
+    /// Settled turns that may have the same key, newest first.
+    fn settled_with(&self, repeat: &Repeat) -> impl Iterator<Item = &Arc<TurnRecord>> {
+        let known = self.settled_keys.contains_key(&self.key(repeat));
+        self.settled.iter().rev().take(if known { usize::MAX } else { 0 })
+    }
+
     fn remember(&mut self, record: Arc<TurnRecord>, outcome: &Outcome) {
+        let key = self.key(&record.repeat);
+        *self.settled_keys.entry(key).or_default() += 1;
         self.settled_bytes += outcome.weight();
         self.settled.push_back(record);
         while self.settled.len() > REMEMBERED || (self.settled_bytes > REMEMBERED_BYTES && self.settled.len() > 1) {
             if let Some(old) = self.settled.pop_front() {
                 self.settled_bytes -= old.ended().map_or(0, |outcome| outcome.weight());
+                let key = self.key(&old.repeat);
+                if let Entry::Occupied(mut count) = self.settled_keys.entry(key) {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
             }
         }
     }
