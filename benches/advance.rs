@@ -3,6 +3,14 @@
 //! Both servers run as processes of their own, in turn, on the same machine; the generator keeps 16 connections busy,
 //! each with its own session and rising message ids (equal bodies are one turn by contract). What counts is the ratio.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a test that cannot go on ends with a panic; programs under test are started, and their environment is set, here"
+)]
+
 use actix_web::{App, HttpResponse, HttpServer, web};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -30,7 +30,6 @@ BREATHE_EVERY = 128  # awaited sends after which the event loop gets to run once
 CANCEL_AFTER = 1.0  # seconds from a cancel to the cancelling of an asyncio task that does not heed its signal
 EXIT_AFTER = 0.9  # seconds that running turns have to tidy up once the server is gone; all of it within 1 s
 TEXT_MAX, DEPTH_MAX, ITEMS_MAX = 4000, 4, 20  # of values in the metadata of an error
-
 KINDS = {str: "a string", int: "an integer", float: "a number", bool: "a boolean", dict: "a dict", list: "a list of strings"}
 
 loop = asyncio.new_event_loop()

@@ -64,8 +64,8 @@ impl Default for ApiLimits {
             max_message_bytes: 104_857_600,
             heartbeat: Duration::from_secs(15),
             ping: Some(Duration::from_secs(30)),
-            dead_after: Some(Duration::from_secs(60)),
-            body_timeout: Duration::from_secs(60),
+            dead_after: Some(Duration::from_mins(1)),
+            body_timeout: Duration::from_mins(1),
         }
     }
 }

@@ -31,10 +31,10 @@ async fn play() -> Result<u8, ConfigError> {
     let mut stage = Stage { paint: Paint::stdout(), seen: 0, differed: 0 };
     println!("{}", stage.paint.bold("turnhost demo: one agent, two hosts"));
     println!("a server with the echo agent listens on http://{} after {:.1?}\n", server.address(), began.elapsed());
-    let shown = host_like_dari(&server, &mut stage).await;
-    stage.outcome(shown);
-    let shown = client_like_runtimeuse(&server, &mut stage).await;
-    stage.outcome(shown);
+    let dari = host_like_dari(&server, &mut stage).await;
+    stage.outcome(dari);
+    let runtimeuse = client_like_runtimeuse(&server, &mut stage).await;
+    stage.outcome(runtimeuse);
     server.stop().await;
     if stage.differed > 0 {
         println!(
@@ -97,10 +97,10 @@ async fn host_like_dari(server: &Listening, stage: &mut Stage) -> Result<(), Str
     let base = format!("http://{}", server.address());
     let health = client.get(format!("{base}/health")).send().await.map_err(|error| error.to_string())?;
     stage.check("GET /health answers 200", health.status().as_u16() == 200);
-    let mut state = Value::Null;
+    let mut kept = Value::Null;
     for (n, text) in ["List the files.", "And the hidden ones."].into_iter().enumerate() {
         let body =
-            json!({"input": {"text": text}, "session_id": "sess_01", "message_id": format!("msg_{n}"), "state": state});
+            json!({"input": {"text": text}, "session_id": "sess_01", "message_id": format!("msg_{n}"), "state": kept});
         let body = body.to_string();
         let answer = advance(&client, &base, &body, stage).await?;
         let again = advance(&client, &base, &body, stage).await?;
@@ -108,7 +108,7 @@ async fn host_like_dari(server: &Listening, stage: &mut Stage) -> Result<(), Str
         let answer: Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
         stage.check("the answer is the prompt", answer["text"] == text);
         stage.check("the state counts the turns", answer["state"]["turn"] == n + 1);
-        state = answer["state"].clone();
+        kept = answer["state"].clone();
     }
     Ok(())
 }

@@ -120,7 +120,10 @@ struct Screen {
 impl Screen {
     fn show(&mut self, batch: Vec<Followed>) -> Option<Arc<Outcome>> {
         for item in batch {
-            let Followed::Entry(entry) = item else { continue };
+            let Followed::Entry(entry) = item else {
+                self.aside("[some of it is no longer kept]");
+                continue;
+            };
             match &entry.what {
                 What::Accepted { .. } => {}
                 What::Said(event) if self.json => {
@@ -151,10 +154,9 @@ impl Screen {
                 }
                 self.said = Some(whole);
             }
-            Event::CommandOutput { text, .. } => self.aside(text.trim_end()),
+            Event::CommandOutput { text, .. } | Event::Thinking { text } => self.aside(text.trim_end()),
             Event::ToolUse { name, input, .. } => self.aside(&format!("[{name}] {}", input.as_str())),
             Event::ToolResult { output, .. } => self.aside(output.trim_end()),
-            Event::Thinking { text } => self.aside(text.trim_end()),
             Event::Warning { text, .. } => self.aside(&format!("warning: {text}")),
             Event::Progress { .. } | Event::Discarded { .. } | Event::Usage(_) | Event::Artifact { .. } => {}
         }

@@ -106,7 +106,7 @@ pub fn optional_duration(flag: &str, text: &str) -> Result<Option<Duration>, Con
             .map_err(|_| ConfigError(format!("{flag}: expected a time such as 30m, 10s or off, got \"{text}\"")))?,
     };
     // Ten years: beyond it adding to a clock could overflow.
-    if parsed > Duration::from_secs(315_360_000) {
+    if parsed > Duration::from_hours(87600) {
         return Err(ConfigError(format!("{flag}: {text} is too long")));
     }
     Ok((!parsed.is_zero()).then_some(parsed))

@@ -176,11 +176,6 @@ impl SessionLog {
         }
     }
 
-    /// Why the log lives in memory only, if the store failed.
-    pub fn degraded(&self) -> Option<StoreError> {
-        self.inner().degraded.clone()
-    }
-
     /// The number of the last entry that readers may see.
     pub fn end(&self) -> Seq {
         self.inner().visible
@@ -311,6 +306,7 @@ impl Follower {
     }
 
     /// The next entries if there are any in memory; never waits.
+    #[cfg(test)]
     pub fn try_next(&mut self, max_bytes: usize) -> Vec<Followed> {
         match self.take(max_bytes) {
             Taken::Some(entries) => entries,

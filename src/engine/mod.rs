@@ -55,7 +55,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
-            idle_timeout: Some(Duration::from_secs(30 * 60)),
+            idle_timeout: Some(Duration::from_mins(30)),
             turn_timeout: None,
             stop_grace: Duration::from_secs(2),
             queue_limit: 16,

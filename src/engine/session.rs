@@ -20,7 +20,7 @@ const REMEMBERED: usize = 100;
 /// Answers it remembers, in bytes; the newest is remembered whatever its size.
 const REMEMBERED_BYTES: usize = 64 << 20;
 /// How long an undelivered answer waits for a retry that has no id; `dari-runtime-v1` 4.2.
-const UNDELIVERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+const UNDELIVERED_FOR: Duration = Duration::from_hours(24);
 
 /// A session that is loaded.
 pub(super) struct Session {

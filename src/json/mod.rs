@@ -1,4 +1,4 @@
-//! What we do to JSON text without understanding it: check it, take an object's members out as text, put it on one
+//! What we do to JSON text without understanding it: check it, put it on one
 //! line, take its white space away, compare it, and change its strings.
 //!
 //! Owns everything that treats JSON as text. Does not own shapes: structs that are read and written live in `wire`, and
@@ -12,7 +12,6 @@ mod tests;
 use crate::model::RawJson;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 pub use fingerprint::FingerprintBuilder;
 
@@ -80,35 +79,6 @@ fn is_deeper(text: &[u8], levels: usize) -> bool {
         at += 1;
     }
     false
-}
-
-/// The members of a JSON object by key, each as the text of its value. Of several with the same key the last counts.
-/// `None` for any other value.
-#[must_use]
-pub fn members(object: &str) -> Option<BTreeMap<Cow<'_, str>, &str>> {
-    let text = object.as_bytes();
-    let mut members = BTreeMap::new();
-    let mut at = scan::skip_space(text, 0);
-    if text.get(at) != Some(&b'{') {
-        return None;
-    }
-    loop {
-        at = scan::skip_space(text, at + 1);
-        match text.get(at)? {
-            b'}' => return Some(members),
-            b',' => {}
-            b'"' => {
-                let (end, escapes) = scan::string_end(text, at);
-                let key = scan::decode(&object[at + 1..end], escapes);
-                let colon = scan::skip_space(text, end + 1);
-                let start = scan::skip_space(text, colon + 1);
-                let end = scan::value_end(text, start);
-                members.insert(key, object.get(start..end)?);
-                at = end - 1;
-            }
-            _ => return None,
-        }
-    }
 }
 
 /// Whether a JSON value is an object.

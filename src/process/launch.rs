@@ -4,21 +4,18 @@
 
 use super::child::{Child, Owner};
 use super::environment::Environment;
-use super::reaper;
-use super::shim::{self, MARK};
+use super::shim;
+use super::spare::{self, Waiting};
 use super::talk::{OnExit, Plan, StdinFrom, Step};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, IoSlice, PipeReader, PipeWriter};
+use std::io::{self, IoSlice, PipeReader};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::unix::pipe;
 use tokio_util::task::TaskTracker;
@@ -210,99 +207,66 @@ impl Asked {
     }
 }
 
-/// The binary that runs as the shim.
-#[derive(Debug, Clone)]
-pub struct Shim {
-    program: Arc<Path>,
-    own: bool,
-}
-
-/// Starts a program under this binary's own shim: [`Shim::launch`] of [`Shim::this_program`].
+/// Starts a program. Its owner task is spawned on the current runtime through `tasks`.
+///
+/// This returns when a shim has its orders; whether the program itself could be started is known a moment later, from
+/// [`Child::started`] or [`Child::exited`]. Usually a shim is waiting. If not, the calling thread is suspended while
+/// the system makes one, a fraction of a millisecond whatever the size of the server: it is not forked.
+///
+/// To be called from a thread of the main runtime, like everything that spawns tasks: the owner task of a child
+/// started on an actix worker would end with that worker.
 ///
 /// # Errors
 ///
-/// See [`Shim::launch`].
+/// When the system has no room for the pipes or the process, or when no program could be given such arguments.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with IO and time.
 pub fn launch(launch: Launch, tasks: &TaskTracker) -> Result<Running, LaunchError> {
-    Shim::this_program().launch(launch, tasks)
+    let path = launch.env.get("PATH").map(OsStr::to_owned);
+    let asked = Asked { program: launch.program.clone(), cwd: launch.cwd.clone(), path };
+    let failed = |cause| LaunchError::new(&asked.program, cause);
+    if !shim::is_wired() {
+        return Err(failed(LaunchCause::NotWired));
+    }
+    let plan = Plan {
+        on_exit: launch.on_exit,
+        grace: launch.grace,
+        stdin: launch.stdin,
+        channel: launch.channel,
+        cwd: launch.cwd,
+        program: launch.program,
+        args: launch.args,
+        env: launch.env.into_pairs(),
+    };
+    let message = plan.encode().ok_or_else(|| failed(LaunchCause::BadText))?;
+    let (ends, theirs) = Ends::new(plan.stdin, plan.channel).map_err(|error| failed(error.into()))?;
+    let (Waiting { control, shim }, sent) = hand_over(&message, &theirs).map_err(|error| failed(own_failure(error)))?;
+    drop(theirs);
+    spare::replenish();
+    let control = tokio::net::UnixStream::from_std(control).map_err(|error| failed(error.into()))?;
+    let (owner, child) = Owner::new(control, shim, message[sent..].to_vec(), &plan, asked);
+    tasks.spawn(owner.run());
+    let Ends { stdin, stdout, stderr, channel } = ends;
+    Ok(Running { stdin, stdout, stderr, channel, child })
 }
 
-impl Shim {
-    /// This very binary, also when its file has been replaced or deleted since it started.
-    #[must_use]
-    pub fn this_program() -> Self {
-        Self { program: Path::new("/proc/self/exe").into(), own: true }
+/// Gives a shim its plan and the program's ends of the pipes. What of the plan the socket does not hold is left to
+/// the owner task: the number says how much was sent.
+fn hand_over(message: &[u8], theirs: &[OwnedFd]) -> io::Result<(Waiting, usize)> {
+    let numbers: Vec<_> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let send = |shim: Waiting| -> io::Result<_> {
+        let (to, data) = (shim.control.as_raw_fd(), [IoSlice::new(message)]);
+        let sent = sendmsg::<UnixAddr>(to, &data, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok((shim, sent))
+    };
+    // One that waited may have been killed meanwhile.
+    if let Some(Ok(sent)) = spare::take().map(send) {
+        return Ok(sent);
     }
-
-    /// Another binary that calls [`super::run_if_asked`]; for tests, whose own binary does not.
-    #[must_use]
-    pub fn at(program: impl AsRef<Path>) -> Self {
-        Self { program: program.as_ref().into(), own: false }
-    }
-
-    /// Starts a program. Its owner task is spawned on the current runtime through `tasks`.
-    ///
-    /// This returns when the shim runs, within a millisecond; whether the program itself could be started is known a
-    /// moment later, from [`Child::started`] or [`Child::exited`]. It blocks that long, since the calling thread is
-    /// suspended while the system makes the process (it is not forked, so the server's size does not matter).
-    ///
-    /// To be called from a thread of the main runtime, like everything that spawns tasks: the owner task of a child
-    /// started on an actix worker would end with that worker.
-    ///
-    /// # Errors
-    ///
-    /// When the system has no room for the pipes or the process, or when no program could be given such arguments.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime with IO and time.
-    pub fn launch(&self, launch: Launch, tasks: &TaskTracker) -> Result<Running, LaunchError> {
-        let path = launch.env.get("PATH").map(OsStr::to_owned);
-        let asked = Asked { program: launch.program.clone(), cwd: launch.cwd.clone(), path };
-        let failed = |cause| LaunchError::new(&asked.program, cause);
-        if self.own && !shim::is_wired() {
-            return Err(failed(LaunchCause::NotWired));
-        }
-        let plan = Plan {
-            on_exit: launch.on_exit,
-            grace: launch.grace,
-            stdin: launch.stdin,
-            channel: launch.channel,
-            cwd: launch.cwd,
-            program: launch.program,
-            args: launch.args,
-            env: launch.env.into_pairs(),
-        };
-        let message = plan.encode().ok_or_else(|| failed(LaunchCause::BadText))?;
-        let (ends, theirs) = Ends::new(plan.stdin, plan.channel).map_err(|error| failed(error.into()))?;
-        let started = self.start(&message, theirs).map_err(|error| failed(own_failure(error)))?;
-        let (control, shim, sent) = started;
-        let unsent = message[sent..].to_vec();
-        let (owner, child) = Owner::new(control, shim, unsent, &plan, asked);
-        tasks.spawn(owner.run());
-        let Ends { stdin, stdout, stderr, channel } = ends;
-        Ok(Running { stdin, stdout, stderr, channel, child })
-    }
-
-    /// Starts the shim with its standard output and error already those of the program. All else goes over the control
-    /// socket, its standard input: a process that inherits nothing else needs no code between fork and exec, and then
-    /// the standard library does not copy the server to start it.
-    fn start(&self, message: &[u8], theirs: Theirs) -> io::Result<(tokio::net::UnixStream, reaper::Owned, usize)> {
-        let (ours, control) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        // Sent before the shim exists, so that it never waits. What does not fit is left to the owner task.
-        let numbers: Vec<_> = theirs.passed.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&numbers)];
-        let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        let sent = sendmsg::<UnixAddr>(ours.as_raw_fd(), &[IoSlice::new(message)], rights, flags, None)?;
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that starts a shim")]
-        let mut command = tokio::process::Command::new(&*self.program);
-        command.arg0("shim").arg(MARK).env_clear();
-        command.stdin(Stdio::from(OwnedFd::from(control)));
-        command.stdout(Stdio::from(OwnedFd::from(theirs.stdout))).stderr(Stdio::from(OwnedFd::from(theirs.stderr)));
-        let shim = reaper::Owned::spawn(&mut command)?;
-        Ok((tokio::net::UnixStream::from_std(ours)?, shim, sent))
-    }
+    send(spare::start()?)
 }
 
 /// A failure to start the shim itself: a missing file is then not the program's.
@@ -321,41 +285,33 @@ struct Ends {
     channel: Option<(pipe::Sender, pipe::Receiver)>,
 }
 
-/// The program's ends. They stay blocking, as programs expect: the two ends of a pipe are separate descriptions.
-struct Theirs {
-    stdout: PipeWriter,
-    stderr: PipeWriter,
-    /// What goes over the control socket: standard input, if piped, then the channel.
-    passed: Vec<OwnedFd>,
-}
-
 impl Ends {
-    fn new(stdin: StdinFrom, channel: bool) -> io::Result<(Self, Theirs)> {
-        let mut passed = Vec::new();
-        let stdin = match stdin {
-            StdinFrom::Null => None,
-            StdinFrom::Pipe => {
-                let (reader, writer) = io::pipe()?;
-                passed.push(reader.into());
-                Some(pipe::Sender::from_owned_fd(writer.into())?)
-            }
-        };
-        let channel = if channel {
-            let (reader, writer) = io::pipe()?;
-            passed.push(reader.into());
-            let sender = pipe::Sender::from_owned_fd(writer.into())?;
-            let (reader, writer) = io::pipe()?;
-            passed.push(writer.into());
-            Some((sender, wide(reader)?))
-        } else {
-            None
-        };
+    /// Our ends, and the program's in the order in which the shim takes them: standard output and error, standard input
+    /// if it is piped, the channel. Those stay blocking, as programs expect; the ends of a pipe are separate descriptions.
+    fn new(stdin: StdinFrom, channel: bool) -> io::Result<(Self, Vec<OwnedFd>)> {
         let (stdout, their_stdout) = io::pipe()?;
         let (stderr, their_stderr) = io::pipe()?;
+        let mut theirs = vec![their_stdout.into(), their_stderr.into()];
         let stdout = wide(stdout)?;
         // Not widened: what a user may have in pipes is limited, and beyond that limit every new pipe is tiny.
         let stderr = pipe::Receiver::from_owned_fd(stderr.into())?;
-        let theirs = Theirs { stdout: their_stdout, stderr: their_stderr, passed };
+        let sender = |theirs: &mut Vec<OwnedFd>| {
+            let (reader, writer) = io::pipe()?;
+            theirs.push(reader.into());
+            pipe::Sender::from_owned_fd(writer.into())
+        };
+        let stdin = match stdin {
+            StdinFrom::Null => None,
+            StdinFrom::Pipe => Some(sender(&mut theirs)?),
+        };
+        let channel = if channel {
+            let to = sender(&mut theirs)?;
+            let (from, writer) = io::pipe()?;
+            theirs.push(writer.into());
+            Some((to, wide(from)?))
+        } else {
+            None
+        };
         Ok((Self { stdin, stdout, stderr, channel }, theirs))
     }
 }

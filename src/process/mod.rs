@@ -28,7 +28,8 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `launch` | [`Launch`], the pipes, starting the shim, [`LaunchError`] |
+//! | `launch` | [`Launch`], the pipes, handing a plan to a shim, [`LaunchError`] |
+//! | `spare` | starting shims, one ahead of need |
 //! | `child` | [`Child`], and the one task that owns a running program |
 //! | `shim` | what runs in the re-executed binary |
 //! | `talk` | what the two say to each other |
@@ -51,13 +52,14 @@ mod lines;
 mod raw;
 mod reaper;
 mod shim;
+mod spare;
 mod tail;
 mod talk;
 mod tree;
 
 pub use child::{Child, Exit};
 pub use environment::{Environment, TOKEN_VARIABLE};
-pub use launch::{Launch, LaunchCause, LaunchError, Running, Shim, launch};
+pub use launch::{Launch, Running, launch};
 pub use lines::{Limits, Line, LineReader};
 pub use reaper::become_subreaper;
 pub use shim::run_if_asked;

@@ -31,6 +31,9 @@ pub(super) const MARK: &str = "__shim";
 /// The descriptors on which a program finds its channel: it reads the first and writes the second.
 const CHANNEL: [RawFd; 2] = [3, 4];
 
+/// Standard output and error, standard input, and the two of the channel.
+const MOST_FDS: usize = 5;
+
 /// How long a tree may take to end once its server has died.
 const ORPHAN_GRACE: Duration = Duration::from_millis(500);
 
@@ -79,6 +82,8 @@ fn run() -> i32 {
         Ok(received) => received,
         Err(error) => return refuse(&error),
     };
+    // A shim may have waited long for its plan: what it was sent meanwhile was not about this program.
+    while let Ok(Some(_)) = signals.read_signal() {}
     match start(&plan, fds) {
         Ok(main) => {
             report(&control, Report::Started(main.as_raw()));
@@ -125,7 +130,7 @@ fn close_inherited() {
 /// Reads the plan and the descriptors that go with it.
 fn receive(control: &UnixStream) -> io::Result<(Plan, Vec<OwnedFd>)> {
     let mut length = [0; LENGTH_BYTES];
-    let mut space = cmsg_space!([RawFd; 3]);
+    let mut space = cmsg_space!([RawFd; MOST_FDS]);
     let mut buffers = [IoSliceMut::new(&mut length)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
     let message = recvmsg::<UnixAddr>(control.as_raw_fd(), &mut buffers, Some(&mut space), flags)?;
@@ -164,11 +169,14 @@ fn start(plan: &Plan, fds: Vec<OwnedFd>) -> Result<Pid, (Step, io::Error)> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(setup)?;
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| setup(io::ErrorKind::InvalidData.into()));
+    let errno = |error: Errno| setup(error.into());
+    dup2_stdout(next()?).map_err(errno)?;
+    dup2_stderr(next()?).map_err(errno)?;
     match plan.stdin {
         StdinFrom::Null => dup2_stdin(&null),
         StdinFrom::Pipe => dup2_stdin(next()?),
     }
-    .map_err(|error| setup(error.into()))?;
+    .map_err(errno)?;
 
     #[expect(clippy::disallowed_methods, reason = "this is the shim")]
     let mut command = Command::new(&plan.program);

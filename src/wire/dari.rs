@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_answers_schema_is_that_of_the_contract() {
-        let schema = schemars::schema_for!(AdvanceResponse).to_value();
+        let schema = schemars::schema_for!(AdvanceResponse<'_>).to_value();
         assert_eq!(schema["type"], "object");
         assert_eq!(schema["additionalProperties"], false);
         assert_eq!(schema["required"], json!(["text"]));
@@ -140,10 +140,10 @@ mod tests {
     #[test]
     fn a_state_keeps_its_bytes_and_its_three_meanings() {
         let text = r#"{"text":"x","state":{ "b":1.0e3 , "a" : 12345678901234567890123}}"#;
-        let set: AdvanceResponse = serde_json::from_str(text).unwrap();
+        let set: AdvanceResponse<'_> = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&set).unwrap(), text);
         for text in [r#"{"text":"x"}"#, r#"{"text":"x","state":null}"#] {
-            let read: AdvanceResponse = serde_json::from_str(text).unwrap();
+            let read: AdvanceResponse<'_> = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&read).unwrap(), text);
         }
     }

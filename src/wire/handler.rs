@@ -15,6 +15,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// A line from the server to the handler.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "built, written and dropped on the spot, one at a time")]
 pub enum ToHandler<'a> {
     /// The first line. The handler answers with `ready`.
     Hello {
@@ -121,7 +122,6 @@ pub struct Head<'a> {
 /// of their kind, because raw JSON cannot pass through a tagged enum.
 #[derive(Debug, JsonSchema)]
 #[schemars(tag = "type", rename_all = "snake_case")]
-#[expect(dead_code, reason = "exists to give the JSON Schema of the lines below; never built")]
 pub enum FromHandler<'a> {
     /// The handler is loaded and takes turns.
     Ready(Ready),

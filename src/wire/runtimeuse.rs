@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 /// A message from the client.
 #[derive(Debug, JsonSchema)]
 #[schemars(tag = "message_type", rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes what clients send, for the JSON Schema; never built")]
 pub enum ClientMessage {
     /// Run the handler.
     InvocationMessage(InvocationMessage),

@@ -12,7 +12,7 @@ mod raw;
 mod tests;
 mod workspace;
 
-pub use workspace::{Workspace, resolve_in_workspace};
+pub use workspace::Workspace;
 
 use crate::model::Attachment;
 use fold::{Folded, PathIds, STEP_KEYS};
@@ -169,7 +169,7 @@ pub fn read<'a>(body: &'a str, resolver: &dyn Fn(&Attachment) -> Option<PathBuf>
 ///
 /// `whole` says that the blocks were looked for in the body itself. Then the id in `message` is known from that walk,
 /// and a message of many megabytes is not walked again for it.
-fn ids(top: &Members, path: PathIds, whole: bool) -> (Option<String>, Option<String>) {
+fn ids(top: &Members<'_>, path: PathIds, whole: bool) -> (Option<String>, Option<String>) {
     let direct = |key: &str| present(top, key).and_then(id);
     let inner = |key: &str, name: &str| {
         let inside = members(present(top, key)?.get())?;
@@ -228,7 +228,7 @@ fn decoded_object(value: &RawValue) -> Option<Box<RawValue>> {
 }
 
 /// Instructions in the request: the first of the possible keys that holds a text.
-fn instructions(top: &Members) -> Option<String> {
+fn instructions(top: &Members<'_>) -> Option<String> {
     let said = |value: &RawValue| text(value).filter(|text| !text.trim().is_empty()).map(Cow::into_owned);
     let either = |value: &RawValue| said(value).or_else(|| members(value.get())?.get("system").copied().and_then(said));
     let direct = |key: &str| present(top, key).and_then(said);
@@ -236,7 +236,7 @@ fn instructions(top: &Members) -> Option<String> {
 }
 
 /// The members that identify the input if there is no `input` among them. `"input":null` is as good as absent.
-fn identifying(mut top: Members) -> Members {
+fn identifying(mut top: Members<'_>) -> Members<'_> {
     top.retain(|key, _| {
         let key = &**key;
         key != "input" && !STATE_KEYS.contains(&key) && !DELIVERY_KEYS.contains(&key)
@@ -244,7 +244,7 @@ fn identifying(mut top: Members) -> Members {
     top
 }
 
-fn unknown_keys(top: &Members) -> Vec<String> {
+fn unknown_keys(top: &Members<'_>) -> Vec<String> {
     let known =
         |key: &str| [&STATE_KEYS[..], &DELIVERY_KEYS, &OTHER_KEYS, &STEP_KEYS].iter().any(|keys| keys.contains(&key));
     let unknown = top.keys().filter(|key| !known(key)).take(UNKNOWN_KEYS);

@@ -125,6 +125,10 @@ fn object_forms() -> Vec<Form> {
     ]
 }
 
+fn resolve_in(root: &Path, attachment: &Attachment) -> Option<PathBuf> {
+    Workspace::new(root).resolve(attachment)
+}
+
 #[test]
 fn every_form_of_the_table() {
     form(r#"{"input":"List the files.","state":null}"#, "List the files.", None, None)
@@ -583,7 +587,7 @@ fn named(name: &str) -> Attachment {
 fn paths_in_the_workspace() {
     let dir = workspace();
     let root = fs::canonicalize(dir.path()).unwrap();
-    let resolve = |attachment: &Attachment| resolve_in_workspace(dir.path(), attachment);
+    let resolve = |attachment: &Attachment| resolve_in(dir.path(), attachment);
     assert_eq!(resolve(&at("a.txt")), Some(root.join("a.txt")));
     assert_eq!(resolve(&at("./sub/../sub/b.txt")), Some(root.join("sub/b.txt")));
     assert_eq!(resolve(&at(root.join("a.txt").to_str().unwrap())), Some(root.join("a.txt")));
@@ -600,7 +604,7 @@ fn paths_in_the_workspace() {
     ] {
         assert_eq!(resolve(&at(bad)), None, "{bad:?}");
     }
-    assert_eq!(resolve_in_workspace(Path::new("/no/such/folder"), &at("a.txt")), None);
+    assert_eq!(resolve_in(Path::new("/no/such/folder"), &at("a.txt")), None);
 }
 
 #[cfg(unix)]
@@ -616,18 +620,18 @@ fn links_do_not_lead_out_of_the_workspace() {
     symlink(root.join(".dari"), root.join("platform")).unwrap();
     symlink(root.join("a.txt"), root.join("inner.txt")).unwrap();
     for bad in ["out/o.txt", "o.txt", "platform/secret.txt"] {
-        assert_eq!(resolve_in_workspace(&root, &at(bad)), None, "{bad}");
+        assert_eq!(resolve_in(&root, &at(bad)), None, "{bad}");
     }
-    assert_eq!(resolve_in_workspace(&root, &at("inner.txt")), Some(root.join("a.txt")));
-    assert_eq!(resolve_in_workspace(&root, &named("o.txt")), None);
-    assert_eq!(resolve_in_workspace(&root, &named("inner.txt")), None);
+    assert_eq!(resolve_in(&root, &at("inner.txt")), Some(root.join("a.txt")));
+    assert_eq!(resolve_in(&root, &named("o.txt")), None);
+    assert_eq!(resolve_in(&root, &named("inner.txt")), None);
     // The root itself may be a link, and so may the platform's folder.
     let link = outside.path().join("root");
     symlink(&root, &link).unwrap();
-    assert_eq!(resolve_in_workspace(&link, &at("a.txt")), Some(root.join("a.txt")));
+    assert_eq!(resolve_in(&link, &at("a.txt")), Some(root.join("a.txt")));
     fs::rename(root.join(".dari"), root.join("moved")).unwrap();
     symlink(root.join("moved"), root.join(".dari")).unwrap();
-    assert_eq!(resolve_in_workspace(&root, &at("moved/secret.txt")), None);
+    assert_eq!(resolve_in(&root, &at("moved/secret.txt")), None);
 }
 
 #[test]
@@ -670,8 +674,8 @@ fn file_names_in_the_workspace() {
     for n in 0..10_000 {
         fs::write(root.join(format!("many/{n}")), "").unwrap();
     }
-    assert_eq!(resolve_in_workspace(&root, &named("b.txt")), None);
-    assert_eq!(resolve_in_workspace(&root, &at("a.txt")), Some(root.join("a.txt")));
+    assert_eq!(resolve_in(&root, &named("b.txt")), None);
+    assert_eq!(resolve_in(&root, &at("a.txt")), Some(root.join("a.txt")));
 }
 
 /// Section 2.3 read a second time, as plainly as possible, over a tree.

@@ -60,8 +60,8 @@ pub enum Source {
 ///
 /// `request` is the text in the request, if any; one line that ends in `.md` names a file in one of the `folders`.
 /// `system_prompt_file` is the file that the server was started with.
-#[must_use]
-pub fn find(request: Option<&str>, system_prompt_file: Option<&Path>, folders: &[PathBuf]) -> Instructions {
+#[cfg(test)]
+fn find(request: Option<&str>, system_prompt_file: Option<&Path>, folders: &[PathBuf]) -> Instructions {
     let name = match said(request) {
         Said::Text(text) => return given(text),
         Said::File(name) => Some(name),
@@ -82,7 +82,7 @@ fn said(request: Option<&str>) -> Said<'_> {
     let line = text.trim();
     if line.is_empty() {
         Said::Nothing
-    } else if line.ends_with(".md") && !line.contains(['\n', '\r']) {
+    } else if Path::new(line).extension().is_some_and(|extension| extension == "md") && !line.contains(['\n', '\r']) {
         Said::File(line)
     } else {
         Said::Text(text)
@@ -235,24 +235,17 @@ impl Finder {
         Self { system_prompt_file, folders, known: Mutex::default() }
     }
 
-    /// The same as [`find`], from memory if the last look at the disk is less than a second old. Warnings come once
+    /// The instructions of one turn: from memory if the last look at the disk is less than a second old. Warnings come once
     /// for each time that the files have changed.
     #[must_use]
     pub fn find(&self, request: Option<&str>) -> Instructions {
         self.find_at(request, Instant::now())
     }
 
-    /// What [`Finder::find`] would give, if it need not look at the disk for it.
+    /// Whether the usual instructions were looked at less than a second ago: then most turns need not look at the disk.
     #[must_use]
-    pub fn without_disk(&self, request: Option<&str>) -> Option<Instructions> {
-        let name = match said(request) {
-            Said::Text(text) => return Some(given(text)),
-            Said::File(name) => Some(name.to_owned()),
-            Said::Nothing => None,
-        };
-        let known = self.lock();
-        let fresh = known.get(&name).filter(|known| is_fresh(known, Instant::now()))?;
-        Some(fresh.found.clone())
+    pub fn is_fresh(&self) -> bool {
+        self.lock().get(&None).is_some_and(|known| is_fresh(known, Instant::now()))
     }
 
     fn find_at(&self, request: Option<&str>, now: Instant) -> Instructions {

@@ -178,17 +178,17 @@ fn warnings_come_once() {
 fn names_of_requests_are_kept_apart_and_few() {
     let a = folder(&[("a.md", "a"), ("b.md", "b"), ("prompts/system.md", "usual")]);
     let finder = Finder::new(None, paths(&[&a]));
-    assert!(finder.without_disk(Some("a.md")).is_none());
+    assert!(!finder.is_fresh());
     assert_eq!(finder.find(Some("a.md")).text, "a");
     assert_eq!(finder.find(Some("b.md")).text, "b");
     assert_eq!(finder.find(None).text, "usual");
-    assert_eq!(finder.without_disk(Some("a.md")).unwrap().text, "a");
-    assert_eq!(finder.without_disk(Some("Be brief.")).unwrap().source, Source::Request);
+    assert_eq!(finder.find(Some("a.md")).text, "a");
+    assert_eq!(finder.find(Some("Be brief.")).source, Source::Request);
     for n in 0..100 {
         assert_eq!(finder.find(Some(&format!("{n}.md"))).text, "usual");
         assert!(finder.lock().len() <= MOST_NAMES);
     }
-    assert_eq!(finder.without_disk(None).unwrap().text, "usual");
+    assert!(finder.is_fresh());
 }
 
 proptest! {

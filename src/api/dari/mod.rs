@@ -10,9 +10,7 @@ mod instructions;
 use super::body::{self, BodyError};
 use super::{Runtime, problem};
 use crate::json::{self, FingerprintBuilder};
-use crate::model::{
-    Conflict, Fault, FaultCode, Fingerprint, OnDrain, RawJson, Repeat, SessionId, StateIn, TurnRequest,
-};
+use crate::model::{Conflict, Fault, FaultCode, OnDrain, Repeat, SessionId, StateIn, TurnRequest};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -24,7 +22,8 @@ use std::time::Duration;
 
 /// Bodies up to 64 MiB are taken.
 const MAX_BODY_BYTES: usize = 64 << 20;
-/// Beyond this a body is read off the worker's thread: it would keep its other connections waiting.
+/// Beyond this a body is read off the worker's thread, where it would keep other connections waiting. So is one whose
+/// instructions must be looked for on a disk.
 const LARGE_BODY_BYTES: usize = 256 << 10;
 
 /// Paths and instructions of the adapter.
@@ -101,9 +100,17 @@ impl Dari {
             Cow::Borrowed(raw) => json::from_raw(raw),
             Cow::Owned(raw) => json::from_raw(&raw),
         });
+        let asked = identity(&turn.input);
         let repeat = match turn.message_id.or(idempotency_key) {
-            Some(id) => Repeat::ById { id, body: fingerprint(&turn.input, None), conflict: Conflict::NewTurn },
-            None => Repeat::ByBody { body: fingerprint(&turn.input, Some(state.as_ref())) },
+            Some(id) => Repeat::ById { id, body: asked.finish(), conflict: Conflict::NewTurn },
+            // Absent and null are the same state: none.
+            None => Repeat::ByBody {
+                body: match &state {
+                    Some(state) => asked.json(state.as_str()),
+                    None => asked.absent(),
+                }
+                .finish(),
+            },
         };
         // Without an id there is one session: a sandbox belongs to one.
         let session = SessionId::scoped("dari", turn.session.as_deref().unwrap_or("main"));
@@ -118,19 +125,15 @@ impl Dari {
     }
 }
 
-/// What identifies a request: its input and, where it has no id, its state.
-fn fingerprint(input: &InputText<'_>, state: Option<Option<&RawJson>>) -> Fingerprint {
+/// What identifies an input. Where a request has no id, its state comes in besides.
+fn identity(input: &InputText<'_>) -> FingerprintBuilder {
     let asked = FingerprintBuilder::new();
-    let asked = match input {
+    match input {
         InputText::Input(raw) => asked.json(raw.get()),
         // Sorted by name, so their order in the body means nothing.
         InputText::Members(members) => {
             members.iter().fold(asked.text("members"), |asked, (name, value)| asked.text(name).json(value.get()))
         }
-    };
-    match state {
-        Some(state) => asked.json(state.map_or("null", RawJson::as_str)).finish(),
-        None => asked.finish(),
     }
 }
 
@@ -195,7 +198,7 @@ async fn receive(
     )?;
     let key = header(header::HeaderName::from_static("idempotency-key"));
     let key = key.filter(|key| (1..=256).contains(&key.len())).map(str::to_owned);
-    if body.len() <= LARGE_BODY_BYTES {
+    if body.len() <= LARGE_BODY_BYTES && runtime.dari.instructions.is_fresh() {
         return Ok(runtime.dari.prepare(&body, key));
     }
     let runtime = runtime.clone();
@@ -207,13 +210,18 @@ async fn receive(
 /// Runs the turn. It goes on when the caller goes away and this future with it.
 async fn run(turn: TurnRequest, runtime: &web::Data<Runtime>) -> HttpResponse {
     match runtime.engine.submit(turn).await {
-        Ok(ticket) => match runtime.dari.options.keepalive {
-            Some(period) => answer::with_blanks(ticket.turn, period),
-            None => {
-                let outcome = ticket.turn.outcome().await;
-                answer::of(ticket.turn, &outcome)
+        Ok(ticket) => {
+            if ticket.is_repeat {
+                tracing::info!(turn = %ticket.turn.id, "a repeat: it gets the answer of the turn before");
             }
-        },
+            match runtime.dari.options.keepalive {
+                Some(period) => answer::with_blanks(ticket.turn, period),
+                None => {
+                    let outcome = ticket.turn.outcome().await;
+                    answer::of(ticket.turn, &outcome)
+                }
+            }
+        }
         Err(fault) => refused(&fault),
     }
 }

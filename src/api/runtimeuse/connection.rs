@@ -306,9 +306,12 @@ impl Writer {
         let mut frames = std::mem::take(&mut self.frames);
         let mut ended = false;
         for item in followed {
-            let Followed::Entry(entry) = item else {
-                tracing::error!(turn = %running.turn.id, "a reader fell behind what is kept");
-                continue;
+            let entry = match item {
+                Followed::Entry(entry) => entry,
+                Followed::Gap { from, to } => {
+                    tracing::error!(turn = %running.turn.id, %from, %to, "a reader fell behind what is kept");
+                    continue;
+                }
             };
             if entry.turn != running.turn.id {
                 continue;

@@ -111,6 +111,11 @@ fn wrong<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, W
     Err(Wrong { field: field.into(), problem: problem.into() })
 }
 
+/// Fields of requests that are understood but not served yet: asking for them is refused, saying so.
+fn not_served(name: &str, asked: bool) -> Result<(), Wrong> {
+    if asked { wrong(name, "not supported by this version of turnhost") } else { Ok(()) }
+}
+
 struct Reader<'a> {
     message: &'a str,
     fields: &'a Map<String, Value>,
@@ -267,11 +272,6 @@ impl Reader<'_> {
         Ok(items.len())
     }
 
-    /// Fields of requests that are understood but not served yet: asking for them is refused, saying so.
-    fn not_served(&self, name: &str, asked: bool) -> Result<(), Wrong> {
-        if asked { wrong(name, "not supported by this version of turnhost") } else { Ok(()) }
-    }
-
     fn invocation(&self) -> Result<Incoming, Wrong> {
         let invocation = Invocation {
             source_id: self.source_id()?,
@@ -285,17 +285,17 @@ impl Reader<'_> {
         };
         self.artifacts()?;
         for name in ["pre_agent_invocation_commands", "post_agent_invocation_commands"] {
-            self.not_served(name, self.commands(name)? > 0)?;
+            not_served(name, self.commands(name)? > 0)?;
         }
-        const DOWNLOADS: &str = "pre_agent_downloadables";
-        self.not_served(DOWNLOADS, self.downloadables(DOWNLOADS)? > 0)?;
+        let downloads = "pre_agent_downloadables";
+        not_served(downloads, self.downloadables(downloads)? > 0)?;
         Ok(Incoming::Invocation(Box::new(invocation)))
     }
 
     fn artifacts(&self) -> Result<(), Wrong> {
         self.string("artifacts_ignore_content")?;
-        self.not_served("artifacts_dirs", !self.strings("artifacts_dirs", false)?.is_empty())?;
-        self.not_served("artifacts_dir", self.string("artifacts_dir")?.is_some())
+        not_served("artifacts_dirs", !self.strings("artifacts_dirs", false)?.is_empty())?;
+        not_served("artifacts_dir", self.string("artifacts_dir")?.is_some())
     }
 
     fn command_execution(&self) -> Result<Incoming, Wrong> {

@@ -100,9 +100,9 @@ impl StdioHandler {
             let concurrent = worker.is_concurrent();
             let mut ready = self.ready();
             if concurrent {
-                ready.shared = Some(worker)
+                ready.shared = Some(worker);
             } else {
-                ready.free.push(worker)
+                ready.free.push(worker);
             }
             Ok(concurrent)
         };

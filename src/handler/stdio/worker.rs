@@ -245,7 +245,7 @@ impl Worker {
                 Ok(Some(Line::Json(line))) => match lines::read(&line) {
                     Some(said) => self.take(said).await,
                     None => {
-                        tracing::info!(target: "handler", "{}", String::from_utf8_lossy(&line[..line.len().min(8192)]))
+                        tracing::info!(target: "handler", "{}", String::from_utf8_lossy(&line[..line.len().min(8192)]));
                     }
                 },
                 Ok(Some(Line::Log { text, cut })) => log_line("stdout", &text, cut),
@@ -352,7 +352,7 @@ impl Worker {
             (None, Exit::Code(code)) => format!("the handler exited with code {code} before it was ready"),
             (None, _) => "the handler ended before it was ready".to_owned(),
         });
-        fault.message = "the handler could not be started".to_owned();
+        "the handler could not be started".clone_into(&mut fault.message);
         fault
     }
 

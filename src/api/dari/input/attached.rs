@@ -172,7 +172,7 @@ impl Block<'_> {
     }
 
     fn into_attachment(self) -> Attachment {
-        let owned = |text: Option<Cow<str>>| text.map(Cow::into_owned);
+        let owned = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned);
         Attachment {
             kind: match self.kind.as_deref() {
                 None | Some("file") => "file",

@@ -195,7 +195,7 @@ struct Members<'a> {
 /// An id that has not been looked at yet. Kept as text, since a parsed number loses its last digits.
 type Id<'a> = Option<&'a RawValue>;
 
-fn id(raw: Id) -> Option<String> {
+fn id(raw: Id<'_>) -> Option<String> {
     raw.and_then(super::id)
 }
 

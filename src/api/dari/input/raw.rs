@@ -17,7 +17,7 @@ pub(super) fn members(json: &str) -> Option<Members<'_>> {
     if !json.trim_ascii_start().starts_with('{') {
         return None;
     }
-    serde_json::from_str::<Object>(json).ok().map(|object| object.0)
+    serde_json::from_str::<Object<'_>>(json).ok().map(|object| object.0)
 }
 
 /// The text of a JSON string. Halves of surrogate pairs are replaced.
@@ -25,7 +25,7 @@ pub(super) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     if !value.get().starts_with('"') {
         return None;
     }
-    serde_json::from_str::<Text>(value.get()).ok().map(|text| text.0)
+    serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
 }
 
 /// The digits of a JSON number without fraction and exponent, however large.

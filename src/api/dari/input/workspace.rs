@@ -59,12 +59,6 @@ impl Workspace {
     }
 }
 
-/// The file in the workspace `root` that an attachment stands for. [`Workspace`] does the same for many.
-#[must_use]
-pub fn resolve_in_workspace(root: &Path, attachment: &Attachment) -> Option<PathBuf> {
-    Workspace::new(root).resolve(attachment)
-}
-
 /// The real path, if it is a regular file inside the root and outside the platform's folder.
 fn inside(root: &Path, path: &Path) -> Option<PathBuf> {
     let real = fs::canonicalize(path).ok()?;
