@@ -9,4 +9,6 @@
 
 mod support;
 
+mod misbehaviour;
 mod smoke;
+mod stdio_protocol;
