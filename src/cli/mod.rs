@@ -5,6 +5,7 @@
 mod agent;
 mod demo;
 mod run;
+mod schema;
 mod serve;
 mod terminal;
 
@@ -47,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::serve(&runtime, *flags),
         Command::Run(flags) => run::run(&runtime, &flags),
         Command::Demo => demo::demo(&runtime),
+        Command::Schema => Ok(schema::schema()),
     };
     // A handler written in Rust may have left a blocking task behind; it must not keep the process.
     runtime.shutdown_background();

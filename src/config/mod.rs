@@ -26,7 +26,7 @@ pub const AGENTS: [&str; 4] = ["echo", "openai", "claude", "codex"];
 #[derive(Debug, Parser)]
 #[command(name = "turnhost", version, args_override_self = true, args_conflicts_with_subcommands = true)]
 #[command(
-    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost demo"
+    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost demo\n       turnhost schema"
 )]
 #[command(
     after_help = "Exit codes: 0 stopped as asked, 1 cannot start or go on, 2 wrong usage, 3 the turn failed (run), \
@@ -50,6 +50,8 @@ pub enum Command {
     Run(Box<RunFlags>),
     /// Start a server, play the hosts against it, show what each saw; needs no key and no network
     Demo,
+    /// Print the JSON Schema of every wire
+    Schema,
 }
 
 /// Which agent runs the turns.

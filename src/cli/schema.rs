@@ -1,0 +1,33 @@
+//! `turnhost schema`: the JSON Schema of every wire.
+//!
+//! Owns the list of wires; their shapes are in `wire`.
+
+use super::OK;
+use crate::wire::{dari, handler, record, runtimeuse};
+use schemars::schema_for;
+use serde_json::json;
+use std::io::Write;
+
+/// Prints one JSON object: a schema for each kind of message.
+pub fn schema() -> u8 {
+    let all = json!({
+        "dari": {
+            "advance_request": schema_for!(dari::AdvanceRequest<'_>),
+            "advance_response": schema_for!(dari::AdvanceResponse<'_>),
+            "error": schema_for!(dari::ErrorBody<'_>),
+            "health": schema_for!(dari::Health),
+        },
+        "handler": {
+            "from_handler": schema_for!(handler::FromHandler<'_>),
+            "to_handler": schema_for!(handler::ToHandler<'_>),
+        },
+        "runtimeuse": {
+            "client_message": schema_for!(runtimeuse::ClientMessage),
+            "server_message": schema_for!(runtimeuse::ServerMessage<'_>),
+        },
+        "event": schema_for!(record::EventRecord<'_>),
+    });
+    // A reader that has seen enough closes the pipe: that is no failure.
+    let _ = writeln!(std::io::stdout(), "{all:#}");
+    OK
+}
