@@ -12,10 +12,11 @@
 )]
 
 use actix_web::{App, HttpResponse, HttpServer, web};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const CONNECTIONS: usize = 16;
 const RUNS: usize = 7;
@@ -103,10 +104,15 @@ impl Served {
         let before = self.cpu();
         let began = Instant::now();
         let port = self.port;
-        let threads: Vec<_> = (0..2)
-            .map(|thread| std::thread::spawn(move || generate(port, thread * CONNECTIONS / 2, CONNECTIONS / 2)))
-            .collect();
-        let mut latencies: Vec<f64> = threads.into_iter().flat_map(|thread| thread.join().expect("a thread")).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut latencies: Vec<f64> = runtime.block_on(async {
+            let connections: Vec<_> = (0..CONNECTIONS).map(|session| tokio::spawn(generate(port, session))).collect();
+            let mut all = Vec::new();
+            for connection in connections {
+                all.extend(connection.await.expect("a connection's run"));
+            }
+            all
+        });
         let elapsed = began.elapsed();
         let cpu = self.cpu() - before;
         latencies.sort_by(f64::total_cmp);
@@ -136,31 +142,21 @@ impl Drop for Served {
     }
 }
 
-/// Keeps some connections busy from one thread: one request each is always under way.
-fn generate(port: u16, first: usize, connections: usize) -> Vec<f64> {
-    let mut sockets: Vec<(TcpStream, Instant)> = (0..connections)
-        .map(|_| {
-            let socket = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-            socket.set_nodelay(true).expect("an option");
-            socket.set_read_timeout(Some(Duration::from_secs(10))).expect("an option");
-            (socket, Instant::now())
-        })
-        .collect();
+/// Keeps one connection busy: the next request goes out when the answer to the last is there.
+async fn generate(port: u16, session: usize) -> Vec<f64> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
+    socket.set_nodelay(true).expect("an option");
     let mut latencies = Vec::new();
     let end = Instant::now() + RUN;
-    let mut message = 0_u64;
     let mut buffer = [0_u8; 4096];
-    while Instant::now() < end {
-        message += 1;
-        for (index, (socket, sent)) in sockets.iter_mut().enumerate() {
-            let request = request(first + index, message);
-            *sent = Instant::now();
-            socket.write_all(request.as_bytes()).expect("a request");
+    for message in 0_u64.. {
+        let sent = Instant::now();
+        if sent >= end {
+            break;
         }
-        for (socket, sent) in &mut sockets {
-            read_answer(socket, &mut buffer);
-            latencies.push(sent.elapsed().as_secs_f64() * 1e6);
-        }
+        socket.write_all(request(session, message).as_bytes()).await.expect("a request");
+        read_answer(&mut socket, &mut buffer).await;
+        latencies.push(sent.elapsed().as_secs_f64() * 1e6);
     }
     latencies
 }
@@ -171,18 +167,18 @@ fn request(session: usize, message: u64) -> String {
     format!("POST /runtime/advance HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-fn read_answer(socket: &mut TcpStream, buffer: &mut [u8]) {
+async fn read_answer(socket: &mut TcpStream, buffer: &mut [u8]) {
     let mut have = 0;
     loop {
-        let read = socket.read(&mut buffer[have..]).expect("an answer");
+        let read = socket.read(&mut buffer[have..]).await.expect("an answer");
         assert!(read > 0, "the server closed the connection");
         have += read;
         let text = &buffer[..have];
         let Some(head) = text.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let headers = String::from_utf8_lossy(&text[..head]).to_ascii_lowercase();
-        assert!(headers.starts_with("http/1.1 200"), "{headers}");
-        let length = headers.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
-        let length: usize = length.and_then(|length| length.trim().parse().ok()).expect("a length");
+        let headers = std::str::from_utf8(&text[..head]).expect("a head in ASCII");
+        assert!(headers.starts_with("HTTP/1.1 200"), "{headers}");
+        let length = headers.split("\r\n").find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = length.and_then(|length| length.parse().ok()).expect("a length");
         if have >= head + 4 + length {
             return;
         }

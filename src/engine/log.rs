@@ -185,7 +185,10 @@ impl SessionLog {
     pub fn shrink(&self, most: usize) {
         let mut inner = self.inner();
         inner.shrink_to(most);
-        inner.ring.shrink_to_fit();
+        // Room for a few entries stays: most quiet sessions get another turn soon.
+        if inner.ring.capacity() > 4 * inner.ring.len().max(16) {
+            inner.ring.shrink_to_fit();
+        }
     }
 
     /// Follows the log from behind `after`.

@@ -83,7 +83,7 @@ enum Ended {
 /// Runs the handler, and stops it when somebody pulls the switch or a limit is reached.
 async fn drive(engine: &Inner, record: &Arc<TurnRecord>, funnel: &Arc<Funnel>, turn: Turn) -> Ended {
     let request = turn.request.clone();
-    let stop = record.stop.child();
+    let stop = record.stop.token();
     let running = AssertUnwindSafe(async {
         engine.handler.run(turn, Sink::new(funnel.clone()), Cancel::new(stop.clone())).await
     })
@@ -98,7 +98,7 @@ async fn drive(engine: &Inner, record: &Arc<TurnRecord>, funnel: &Arc<Funnel>, t
         }
         result = &mut running => Ended::Handler(caught(result)),
         (limit, after) = limit_reached(engine, &request, funnel) => {
-            stop.cancel();
+            record.stop.end();
             let reply = within(engine.options.stop_grace, running).await;
             Ended::TimedOut(limit, after, reply)
         }

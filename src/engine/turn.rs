@@ -93,8 +93,13 @@ impl Stop {
         self.reason.get().copied().unwrap_or(CancelReason::Caller)
     }
 
-    /// A token that fires with the switch; it can be fired by itself too.
-    pub(super) fn child(&self) -> CancellationToken {
-        self.token.child_token()
+    /// What the handler waits for: fires when the switch is pulled, and with [`Stop::end`].
+    pub(super) fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Tells the handler to stop for a reason that is nobody's wish: its outcome is decided already.
+    pub(super) fn end(&self) {
+        self.token.cancel();
     }
 }

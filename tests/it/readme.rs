@@ -1,0 +1,119 @@
+//! What the README shows is what happens.
+
+use crate::support::{Server, binary, repository, server_command};
+use serde_json::json;
+use std::fs;
+use std::process::{Command, Stdio};
+
+fn readme() -> String {
+    fs::read_to_string(repository("README.md")).unwrap()
+}
+
+/// The first code block of this language that holds `needle`.
+fn block(language: &str, needle: &str) -> String {
+    let readme = readme();
+    let mut blocks = readme.split(&format!("```{language}\n")).skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.find(|block| block.contains(needle)).unwrap_or_else(|| panic!("no {language} block with {needle}")).to_owned()
+}
+
+#[tokio::test]
+async fn the_handlers_run_as_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, language) in [("handler.py", "python"), ("handler.mjs", "js")] {
+        let path = folder.path().join(name);
+        fs::write(&path, block(language, "You said")).unwrap();
+        let server = Server::start(&["--handler", path.to_str().unwrap()]);
+        let answer = server.advance(&json!({"input": "Hello", "state": {"turns": 4}})).await;
+        assert_eq!(answer.json(), json!({"text": "Hello", "state": {"turns": 5}}), "{name}");
+    }
+}
+
+#[test]
+fn the_commands_run_as_shown() {
+    let line = readme().lines().find(|line| line.starts_with("turnhost run ")).unwrap().to_owned();
+    let command = line.split('#').next().unwrap().replacen("turnhost", binary(), 1);
+    let output = Command::new("sh").args(["-c", &command]).current_dir(repository(".")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "You said: Hello\nHello\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_curl_call_works_as_shown_port_aside() {
+    let server = Server::start(&["--agent", "echo"]);
+    let line = readme().lines().find(|line| line.starts_with("curl ")).unwrap().to_owned();
+    let line = line.replace(":3000", &format!(":{}", server.port));
+    let output = Command::new("sh").args(["-c", &line]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), r#"{"text":"Hello","state":{"v":1,"turn":1}}"#);
+}
+
+/// The client's snippet, with the real client.
+#[tokio::test]
+async fn the_runtimeuse_client_works_as_shown_port_aside() {
+    let server = Server::start(&["--agent", "echo"]);
+    let snippet = block("python", "RuntimeUseClient").replace(":3000", &format!(":{}", server.port));
+    let (imports, body): (Vec<&str>, Vec<&str>) = snippet.lines().partition(|line| line.starts_with("from "));
+    let body: String = body.iter().map(|line| format!("    {line}\n")).collect();
+    let program = format!(
+        "import asyncio\n{}\nasync def main():\n{body}    print(result.data.text)\nasyncio.run(main())\n",
+        imports.join("\n")
+    );
+    let output = Command::new(crate::support::python()).args(["-c", &program]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "Hello\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_demo_ends_well_and_shows_both_hosts() {
+    let output = server_command(&["demo"]).stdin(Stdio::null()).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    for part in ["a Dari host", "a RuntimeUse client", "things were as the contracts say"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    assert!(!shown.contains('\x1b'), "colour is for terminals");
+}
+
+/// The table of exit codes and the options that the README names exist.
+#[test]
+fn what_is_named_exists() {
+    let help = server_command(&["--help"]).output().unwrap();
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    let readme = readme();
+    let named: std::collections::BTreeSet<&str> = readme
+        .split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
+        .filter(|word| word.starts_with("--") && word.len() > 3 && !["--release"].contains(word))
+        .collect();
+    assert!(named.len() >= 5, "{named:?}");
+    for option in named {
+        assert!(help.contains(option), "the README names {option}, --help does not");
+    }
+    for (directive, _) in turnhost::DIRECTIVES {
+        let word = directive.split(' ').next().unwrap();
+        let handlers = fs::read_to_string(repository("handlers/README.md")).unwrap();
+        assert!(handlers.contains(&format!("`{word}")), "handlers/README.md does not tell of {word}");
+    }
+}
+
+#[test]
+fn the_bundle_is_set_up_by_its_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |sha: Option<&str>| {
+        let mut command = Command::new("bash");
+        command.arg(repository("setup.sh")).env_clear();
+        command.env("PREFIX", folder.path()).env("TURNHOST_BINARY", binary());
+        if let Some(sha) = sha {
+            command.env("TURNHOST_SHA256", sha);
+        }
+        command.output().unwrap()
+    };
+    let first = run(None);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    assert!(String::from_utf8_lossy(&run(None).stdout).contains("is up to date"));
+    let wrong = run(Some(&"0".repeat(64)));
+    assert!(!wrong.status.success());
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("another checksum"));
+    // The command of the bundle, with the binary that was just put there.
+    let manifest = fs::read_to_string(repository("dari.yml")).unwrap();
+    let command = manifest.lines().find_map(|line| line.trim().strip_prefix("command: ")).unwrap();
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    assert_eq!(words[0], "serve");
+    assert!(words.contains(&"--no-auth") && words.contains(&"--protocols"), "{command}");
+}
