@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // First of all: a process of ours that only looks after a program must not become a second server.
     if let Some(code) = turnhost::run_shim_if_asked() {

@@ -246,6 +246,7 @@ impl Owner {
         }
         while let Some(line) = take_line(&mut self.unread) {
             match Report::parse(&line) {
+                Some(Report::Ready) => {}
                 Some(Report::Started(pid)) => {
                     self.state.send_modify(|state| state.pid = u32::try_from(pid).ok());
                 }

@@ -78,6 +78,7 @@ fn run() -> i32 {
         Ok(signals) => signals,
         Err(error) => return refuse(&error),
     };
+    report(&control, Report::Ready);
     let (plan, fds) = match receive(&control) {
         Ok(received) => received,
         Err(error) => return refuse(&error),

@@ -5,8 +5,10 @@
 
 use super::reaper::Owned;
 use super::shim::MARK;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +34,7 @@ pub(super) struct Waiting {
 /// A shim in stock.
 struct Spare {
     waiting: Waiting,
-    /// Its process is watched by this runtime; another one could not wait for it.
+    /// The runtime that watches its process.
     runtime: Id,
     /// Dropped when it is taken.
     _taken: oneshot::Sender<()>,
@@ -61,11 +63,24 @@ pub(super) fn start() -> io::Result<Waiting> {
     Ok(Waiting { control: ours, shim })
 }
 
-/// The shim in stock, if there is one for us.
+/// The shim in stock, if it is ready. On a busy machine a new one, which runs at once in place of the thread that starts
+/// it, is faster than one that still waits for its turn.
 pub(super) fn take() -> Option<Waiting> {
-    let spare = stock().take()?;
-    // Another runtime's ends by itself once its socket is dropped.
-    (spare.runtime == Handle::current().id()).then_some(spare.waiting)
+    let mut stock = stock();
+    let spare = stock.as_ref()?;
+    // Another runtime could not wait for its end.
+    let ours = spare.runtime == Handle::current().id();
+    // A look, no more: the word is left for the owner task.
+    let mut word = [0];
+    match recv(spare.waiting.control.as_raw_fd(), &mut word, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        Err(Errno::EAGAIN) if ours => None,
+        Ok(1) if ours => stock.take().map(|spare| spare.waiting),
+        // It was killed, or is not ours: without its socket it ends.
+        _ => {
+            *stock = None;
+            None
+        }
+    }
 }
 
 /// Puts a shim in stock, if there is none, without waiting for it.

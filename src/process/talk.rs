@@ -158,6 +158,8 @@ pub(super) enum Step {
 /// What a shim tells the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Report {
+    /// The shim waits for its plan.
+    Ready,
     /// The program runs, with this process id.
     Started(i32),
     /// It could not be started; the error is an errno.
@@ -173,6 +175,7 @@ pub(super) enum Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Ready => f.write_str("ready\n"),
             Self::Started(pid) => writeln!(f, "started {pid}"),
             Self::Failed(step, errno) => {
                 let step = match step {
@@ -192,8 +195,9 @@ impl fmt::Display for Report {
 impl Report {
     /// A line without its end back to what it reports.
     pub(super) fn parse(line: &str) -> Option<Self> {
-        let (word, rest) = line.split_once(' ')?;
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
+            "ready" if rest.is_empty() => Some(Self::Ready),
             "started" => Some(Self::Started(rest.parse().ok()?)),
             "failed" => {
                 let (step, errno) = rest.split_once(' ')?;
@@ -268,6 +272,7 @@ mod tests {
     #[test]
     fn lines_survive_the_way() {
         for report in [
+            Report::Ready,
             Report::Started(7),
             Report::Failed(Step::Directory, 2),
             Report::Failed(Step::Setup, 0),
