@@ -13,7 +13,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,9 +92,18 @@ pub struct Listening {
 pub struct Hangup(Arc<OwnedFd>);
 
 impl Hangup {
-    /// Shuts both directions down.
+    /// Shuts both directions down: what is not sent yet is lost.
     pub fn shutdown(&self) {
-        if let Err(error) = socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Both) {
+        self.stop(Shutdown::Both);
+    }
+
+    /// Ends a connection whose answer is complete: the HTTP server reads its end, sends what is left and closes.
+    pub fn finish(&self) {
+        self.stop(Shutdown::Read);
+    }
+
+    fn stop(&self, how: Shutdown) {
+        if let Err(error) = socket2::SockRef::from(&self.0).shutdown(how) {
             tracing::debug!(%error, "a connection was gone before it was shut down");
         }
     }

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
@@ -29,6 +30,8 @@ const FRAME_BYTES: usize = 64 << 10;
 const BATCH_BYTES: usize = 64 << 10;
 /// Frames besides those of the turn that may wait for the writer. A peer that provokes more without reading is cut.
 const ASIDES: usize = 64;
+/// What was said when a connection ends gets this long to be taken.
+const LAST_FRAMES: Duration = Duration::from_secs(5);
 
 /// One connection.
 pub struct Connection {
@@ -69,12 +72,16 @@ impl Connection {
         let writing = actix_web::rt::spawn(writer.write(taken));
         let reader = Reader { connection: &self, orders, in_flight };
         reader.read(&mut messages).await;
-        // The reader is through; the writer ends when it has written what was ordered, or cannot.
-        let limit = std::time::Duration::from_secs(5);
-        if tokio::time::timeout(limit, writing).await.is_err()
-            && let Some(hangup) = &self.hangup
-        {
-            hangup.shutdown();
+        // The reader is through; the writer ends when it has written what was ordered, or cannot. Once the HTTP server
+        // has taken the last of it, the messages end too.
+        let written = async {
+            let _ = writing.await;
+            while messages.recv().await.is_some() {}
+        };
+        let written = tokio::time::timeout(LAST_FRAMES, written).await;
+        if let Some(hangup) = &self.hangup {
+            // Left alone, the HTTP server waits for the peer to hang up first, and the peer for us: RFC 6455, 7.1.1.
+            if written.is_ok() { hangup.finish() } else { hangup.shutdown() }
         }
         if self.lifetime == Lifetime::Connection {
             self.runtime.engine.close_connection_session(&self.session);
@@ -105,7 +112,11 @@ impl Reader<'_> {
                 break;
             };
             let handled = match next {
-                None | Some(Ok(AggregatedMessage::Close(_))) => break,
+                None => break,
+                Some(Ok(AggregatedMessage::Close(reason))) => {
+                    let _ = self.order(Order::Close(reason));
+                    break;
+                }
                 Some(Ok(AggregatedMessage::Text(text))) => self.message(&text).await,
                 Some(Ok(AggregatedMessage::Binary(bytes))) => self.message(&String::from_utf8_lossy(&bytes)).await,
                 Some(Ok(AggregatedMessage::Ping(bytes))) => self.order(Order::Pong(bytes)),
@@ -386,7 +397,7 @@ async fn tick_of(ticker: &mut Option<Interval>) {
     }
 }
 
-fn ticker(period: std::time::Duration) -> Interval {
+fn ticker(period: Duration) -> Interval {
     let mut ticker = tokio::time::interval_at(Instant::now() + period, period);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticker
