@@ -229,7 +229,11 @@ fn ended(outcome: &Outcome) -> String {
         StateChange::Clear => r#","state":null"#.to_owned(),
         StateChange::Set(state) => format!(r#","state":{}"#, json::one_line(state.as_str())),
     };
-    let metadata = outcome.metadata.as_ref();
+    // A failure has its metadata with it.
+    let metadata = match &outcome.ending {
+        Ending::Failed(fault) => fault.metadata.as_ref(),
+        _ => outcome.metadata.as_ref(),
+    };
     let metadata = metadata.map_or_else(String::new, |raw| format!(r#","metadata":{}"#, json::one_line(raw.as_str())));
     format!(r#"{{"type":"ended","outcome":"{word}"{rest}{state}{metadata}}}"#)
 }
