@@ -114,7 +114,7 @@ impl Served {
             all
         });
         let elapsed = began.elapsed();
-        let cpu = self.cpu() - before;
+        let cpu = self.cpu().saturating_sub(before);
         latencies.sort_by(f64::total_cmp);
         let count = latencies.len();
         Sample {

@@ -13,7 +13,7 @@ fn the_transcript_of_the_readme_is_what_happens() {
     let transcript =
         readme.split("```transcript\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a transcript");
     let lines = |mark: &str| -> String {
-        transcript.lines().filter_map(|line| line.strip_prefix(mark)).map(|line| format!("{line}\n")).collect()
+        transcript.lines().filter_map(|line| line.strip_prefix(mark)).flat_map(|line| [line, "\n"]).collect()
     };
     let (to_handler, from_handler) = (lines("> "), lines("< "));
     assert!(to_handler.lines().count() >= 2 && from_handler.lines().count() >= 3, "{transcript}");

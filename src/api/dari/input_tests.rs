@@ -781,9 +781,9 @@ mod plain {
         let mut line = format!("[attached {}", text("type").unwrap_or("file"));
         let name = text("filename").or_else(|| text("path")).or_else(|| text("url"));
         match (name, id(value.get("file_id"))) {
-            (Some(name), Some(id)) => line += &format!(" {name} ({id})"),
-            (Some(name), None) => line += &format!(" {name}"),
-            (None, Some(id)) => line += &format!(" {id}"),
+            (Some(name), Some(id)) => line.extend([" ", name, " (", &id, ")"]),
+            (Some(name), None) => line.extend([" ", name]),
+            (None, Some(id)) => line.extend([" ", &id]),
             (None, None) => {}
         }
         let word = |data: &str| data.chars().all(|c| c.is_ascii_alphabetic() || c == '_');

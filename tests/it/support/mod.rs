@@ -251,7 +251,7 @@ impl WsClient {
                 Some(Ok(Message::Text(text))) => {
                     return Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")));
                 }
-                Some(Ok(Message::Close(_))) | Some(Err(_)) | None => return None,
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
                 Some(Ok(_)) => {}
             }
         }
