@@ -1,0 +1,55 @@
+# What people and CI type. Everything a target needs beyond a Rust toolchain, python3 and node, it sets up itself.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help test lint fmt clean-cache venv cargo node
+
+# Most tests wait for a child process most of the time.
+TEST_THREADS ?= 8
+
+# Programs without an extension say what they are in their first line.
+PYTHON_FILES = $(shell find handlers tests -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
+BASH_FILES = $(shell find . -maxdepth 1 -name '*.sh'; find handlers tests -name '*.sh'; ls .ci/*)
+NODE_FILES = $(shell find handlers tests -name '*.mjs' -o -name '*.cjs' -o -name '*.js')
+
+help: ## Lists the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
+	  awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+test: cargo node venv ## Every test: units, docs, the house's shape, the built server with real clients
+	@echo '== test: building and running (some minutes on a fresh clone)'
+	TURNHOST_TEST_PYTHON="$(CURDIR)/.cache/venv/bin/python" \
+	  cargo test --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
+
+lint: cargo node venv ## Format, clippy, syntax of the Python, JavaScript and bash files
+	@for part in fmt clippy; do \
+	  cargo $$part --version >/dev/null 2>&1 && continue; \
+	  component=$${part/fmt/rustfmt}; echo "== lint: adding $$component"; \
+	  rustup component add $$component || { echo "make lint needs cargo $$part: install $$component" >&2; exit 1; }; \
+	done
+	@echo '== lint: cargo fmt'
+	cargo fmt --check
+	@echo '== lint: cargo clippy'
+	cargo clippy --all-targets --locked -- -D warnings
+	@echo '== lint: syntax of Python, JavaScript and bash files'
+	PYTHONPYCACHEPREFIX=.cache/pycache .cache/venv/bin/python -m py_compile $(PYTHON_FILES)
+	for file in $(NODE_FILES); do node --check "$$file"; done
+	for file in $(BASH_FILES); do bash -n "$$file"; done
+	@echo '== lint: crates that are in the tree in two versions (for information)'
+	cargo tree -d --locked --depth 1
+
+fmt: ## Formats the Rust files
+	cargo fmt
+
+clean-cache: ## Removes what the tests installed
+	rm -rf .cache
+
+venv:
+	@.ci/venv
+
+cargo:
+	@command -v cargo >/dev/null || { echo 'turnhost needs a Rust toolchain: https://rustup.rs' >&2; exit 1; }
+
+node:
+	@command -v node >/dev/null || { echo 'the tests need Node.js 18 or later on PATH' >&2; exit 1; }
