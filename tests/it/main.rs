@@ -9,6 +9,10 @@
 
 mod support;
 
+mod bridges;
 mod misbehaviour;
+mod parity;
+mod readme;
+mod real_client;
 mod smoke;
 mod stdio_protocol;

@@ -12,8 +12,12 @@ fn readme() -> String {
 /// The first code block of this language that holds `needle`.
 fn block(language: &str, needle: &str) -> String {
     let readme = readme();
-    let mut blocks = readme.split(&format!("```{language}\n")).skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.find(|block| block.contains(needle)).unwrap_or_else(|| panic!("no {language} block with {needle}")).to_owned()
+    let fence = format!("```{language}\n");
+    let mut blocks = readme.split(&fence).skip(1).filter_map(|rest| rest.split("```").next());
+    blocks
+        .find(|block| block.contains(needle))
+        .unwrap_or_else(|| panic!("no {language} block with {needle}"))
+        .to_owned()
 }
 
 #[tokio::test]
@@ -33,7 +37,12 @@ fn the_commands_run_as_shown() {
     let line = readme().lines().find(|line| line.starts_with("turnhost run ")).unwrap().to_owned();
     let command = line.split('#').next().unwrap().replacen("turnhost", binary(), 1);
     let output = Command::new("sh").args(["-c", &command]).current_dir(repository(".")).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "You said: Hello\nHello\n", "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "You said: Hello\nHello\n",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[tokio::test]

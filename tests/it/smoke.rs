@@ -14,3 +14,12 @@ async fn a_turn_through_both_protocols() {
     let expected = json!({"message_type": "result_message", "metadata": {}, "data": {"type": "text", "text": "hello"}});
     assert_eq!(frames, [expected]);
 }
+
+/// Somebody who looks at the address with a browser.
+#[tokio::test]
+async fn a_plain_request_to_the_channel() {
+    let server = Server::start(&["--agent", "echo"]);
+    let answer = server.get("/").await;
+    assert_eq!((answer.status, answer.body.as_str()), (426, "Upgrade Required"));
+    assert_eq!(answer.header("upgrade"), Some("websocket"));
+}

@@ -3,6 +3,7 @@
 //! Every wait has a deadline; nothing is waited for by sleeping a fixed time.
 
 pub mod proc;
+pub mod programs;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -28,6 +29,14 @@ pub fn binary() -> &'static str {
 /// A file of the repository.
 pub fn repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The Python that `make test` sets up, with the real clients. Without it what they show is not tested: a failure.
+pub fn python() -> PathBuf {
+    let python =
+        std::env::var_os("TURNHOST_TEST_PYTHON").map_or_else(|| repository(".cache/venv/bin/python"), PathBuf::from);
+    assert!(python.is_file(), "{} is not there: run it through `make test`", python.display());
+    python
 }
 
 /// Waits until `check` gives a value; panics with `what` after [`PATIENCE`].
