@@ -53,4 +53,4 @@ pub use model::{
 };
 pub use process::run_if_asked as run_shim_if_asked;
 pub use redact::{Redactor, Secret};
-pub use store::{Batch, Done, MemoryStore, Page, Store, StoreError, StoredSession, StoredTurn};
+pub use store::{Acknowledge, Batch, Done, Entries, MemoryStore, Page, Store, StoreError, StoredSession, StoredTurn};

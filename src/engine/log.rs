@@ -6,7 +6,7 @@
 //! The log is the queue: a reader has a cursor, not a queue of its own, so an entry is held once however many read it.
 
 use crate::model::{Entry, Seq, SessionId, TurnId, What};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Acknowledge, Batch, Done, Entries, Store, StoreError};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -48,7 +48,7 @@ struct Inner {
     open: Option<TurnId>,
     ring: VecDeque<Arc<Entry>>,
     ring_bytes: usize,
-    pending: Vec<Arc<Entry>>,
+    pending: Entries,
     pending_bytes: usize,
     in_flight: bool,
     /// Set when the store failed: what follows lives in memory only.
@@ -83,7 +83,7 @@ impl SessionLog {
                 open: None,
                 ring: VecDeque::new(),
                 ring_bytes: 0,
-                pending: Vec::new(),
+                pending: Entries::new(),
                 pending_bytes: 0,
                 in_flight: false,
                 degraded: None,
@@ -214,27 +214,8 @@ impl SessionLog {
         let bytes = std::mem::take(&mut inner.pending_bytes);
         drop(inner);
         let Some(last) = entries.last().map(|entry| entry.seq) else { return };
-        let log = self.clone();
-        let done = Box::new(move |result| log.acknowledged(last, bytes, result));
+        let done = Done::new(self.clone(), last, bytes);
         store.append(Batch { session: self.session.clone(), entries }, done);
-    }
-
-    fn acknowledged(self: &Arc<Self>, last: Seq, bytes: usize, result: Result<(), StoreError>) {
-        if let Err(error) = result {
-            self.give_up_store(error);
-            return;
-        }
-        let mut inner = self.inner();
-        inner.in_flight = false;
-        let was_full = inner.is_full(&self.limits);
-        inner.visible = inner.visible.max(last);
-        self.let_go(&mut inner);
-        let is_full = inner.is_full(&self.limits);
-        self.pump(inner);
-        self.grown.notify_waiters();
-        if (was_full || bytes > self.limits.hold) && !is_full {
-            self.freed.notify_waiters();
-        }
     }
 
     /// From here on the log lives in memory: turns go on, what is said is seen, nothing of it survives the process.
@@ -261,6 +242,26 @@ impl SessionLog {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Acknowledge for SessionLog {
+    fn acknowledged(self: Arc<Self>, last: Seq, bytes: usize, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            self.give_up_store(error);
+            return;
+        }
+        let mut inner = self.inner();
+        inner.in_flight = false;
+        let was_full = inner.is_full(&self.limits);
+        inner.visible = inner.visible.max(last);
+        self.let_go(&mut inner);
+        let is_full = inner.is_full(&self.limits);
+        self.pump(inner);
+        self.grown.notify_waiters();
+        if (was_full || bytes > self.limits.hold) && !is_full {
+            self.freed.notify_waiters();
+        }
     }
 }
 

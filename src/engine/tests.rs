@@ -4,7 +4,7 @@ use super::*;
 use crate::handler::echo::Echo;
 use crate::handler::{Cancel, Failure, Handler, Reply, Sink, Turn};
 use crate::model::{Answer, Conflict, Ending, Event, Fingerprint, Outcome, Repeat, Seq, StateChange, What};
-use crate::store::{Batch, Done, MemoryStore, Page, StoreError, StoredSession};
+use crate::store::{Acknowledge, Batch, Done, MemoryStore, Page, StoreError, StoredSession};
 use futures_util::future::BoxFuture;
 use std::sync::Mutex;
 use tokio::sync::mpsc;
@@ -304,6 +304,13 @@ async fn at_most_a_thousand_quiet_sessions_are_kept() {
     );
 }
 
+/// Does not care what became of a batch.
+struct Nobody;
+
+impl Acknowledge for Nobody {
+    fn acknowledged(self: Arc<Self>, _: Seq, _: usize, _: Result<(), StoreError>) {}
+}
+
 /// A store whose acknowledgements are given by the test.
 struct SlowStore {
     kept: MemoryStore,
@@ -313,7 +320,7 @@ struct SlowStore {
 impl Store for SlowStore {
     fn append(&self, batch: Batch, done: Done) {
         let entries = batch.entries.len();
-        self.kept.append(batch, Box::new(|_| {}));
+        self.kept.append(batch, Done::new(Arc::new(Nobody), Seq(0), 0));
         self.waiting.send((entries, done)).ok();
     }
 
@@ -344,17 +351,17 @@ async fn nothing_is_seen_before_it_is_stored_and_batches_form_meanwhile() {
     assert_eq!(accepted, 1);
     assert!(follower.try_next(1 << 20).is_empty(), "seen before it was stored");
     assert!(ticket.turn.ended().is_none());
-    done(Ok(()));
+    done.tell(Ok(()));
     let (first, done) = taken.recv().await.unwrap();
     // The handler goes on while the store has one batch; everything it says meanwhile is the next batch.
     while !follower.try_next(1 << 20).is_empty() {}
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(follower.try_next(1 << 20).is_empty(), "seen before it was stored");
-    done(Ok(()));
+    done.tell(Ok(()));
     let (second, done) = taken.recv().await.unwrap();
     assert_eq!(first + second, 51, "fifty events and the end, in two batches");
     assert!(ticket.turn.ended().is_none(), "answered before the outcome was stored");
-    done(Ok(()));
+    done.tell(Ok(()));
     assert_eq!(text(&*ticket.turn.outcome().await), "streamed 50");
 }
 
@@ -378,7 +385,7 @@ struct FailingStore {
 impl Store for FailingStore {
     fn append(&self, batch: Batch, done: Done) {
         let left = self.good.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |good| good.checked_sub(1));
-        if left.is_ok() { self.kept.append(batch, done) } else { done(Err(StoreError("disk full".into()))) }
+        if left.is_ok() { self.kept.append(batch, done) } else { done.tell(Err(StoreError("disk full".into()))) }
     }
 
     fn session(&self, _: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>> {

@@ -40,6 +40,9 @@ impl Handler for Echo {
     async fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> Result<Reply, Failure> {
         let prompt = turn.request.prompt.as_str();
         let counted = StateChange::Set(count_turn(turn.state.as_ref()));
+        if !prompt.starts_with('@') {
+            return Ok(Reply::text(prompt).with_state(counted));
+        }
         let (word, rest) = prompt.split_once([' ', '\n']).unwrap_or((prompt, ""));
         let reply = match word {
             "@text" => {

@@ -171,7 +171,7 @@ impl Session {
 impl Store for MemoryStore {
     fn append(&self, batch: Batch, done: Done) {
         self.kept().take(batch, self.max_idle);
-        done(Ok(()));
+        done.tell(Ok(()));
     }
 
     fn session(&self, id: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>> {

@@ -8,6 +8,7 @@ pub use memory::MemoryStore;
 
 use crate::model::{Entry, Outcome, RawJson, Repeat, Seq, SessionId, TurnId};
 use futures_util::future::BoxFuture;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// The store could not do what it was asked to. The text is for the log.
@@ -15,18 +16,43 @@ use std::sync::Arc;
 #[error("store: {0}")]
 pub struct StoreError(pub String);
 
-/// Entries of one session, in the order of their numbers.
+/// Entries in the order of their numbers. One or two stand in the batch itself: most batches are no larger.
+pub type Entries = SmallVec<[Arc<Entry>; 2]>;
+
+/// Entries of one session.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The session.
     pub session: SessionId,
     /// Its entries; never empty.
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Entries,
 }
 
-/// Called exactly once when a batch is kept, or cannot be. May be called before [`Store::append`] returns, and on any
-/// thread.
-pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+/// Who gave a batch, and is told what became of it.
+pub trait Acknowledge: Send + Sync {
+    /// The batch whose last entry is `last` is kept, or cannot be.
+    fn acknowledged(self: Arc<Self>, last: Seq, bytes: usize, result: Result<(), StoreError>);
+}
+
+/// To be told exactly once when a batch is kept, or cannot be: before [`Store::append`] returns or later, on any thread.
+pub struct Done {
+    to: Arc<dyn Acknowledge>,
+    last: Seq,
+    bytes: usize,
+}
+
+impl Done {
+    /// For the batch that ends with `last` and weighs `bytes`.
+    #[must_use]
+    pub fn new(to: Arc<dyn Acknowledge>, last: Seq, bytes: usize) -> Self {
+        Self { to, last, bytes }
+    }
+
+    /// Tells.
+    pub fn tell(self, result: Result<(), StoreError>) {
+        self.to.acknowledged(self.last, self.bytes, result);
+    }
+}
 
 /// What a store knows of a session besides its events.
 #[derive(Debug, Clone, Default)]
@@ -63,7 +89,7 @@ pub struct Page {
 /// one unacknowledged batch per session and bounds what it holds back meanwhile; a store that groups the batches of
 /// many sessions into one commit is what makes it fast.
 pub trait Store: Send + Sync + 'static {
-    /// Takes a batch. Must not block; `done` is called exactly once.
+    /// Takes a batch. Must not block; `done` is told exactly once.
     fn append(&self, batch: Batch, done: Done);
 
     /// What is known of a session; `None` when nothing is.

@@ -26,8 +26,9 @@ const DEEPEST: usize = 16;
 /// A workspace, for the attachments of one request: searched at most once, whatever the number of attachments.
 #[derive(Debug)]
 pub struct Workspace {
-    /// `None` if there is no such folder.
-    root: Option<PathBuf>,
+    named: PathBuf,
+    /// Its real path, looked up at the first attachment; `None` if there is no such folder.
+    root: OnceCell<Option<PathBuf>>,
     /// Where each file name lies; `None` where it is not the only one. Nothing, if there was too much to look at.
     names: OnceCell<HashMap<OsString, Option<PathBuf>>>,
 }
@@ -36,13 +37,13 @@ impl Workspace {
     /// The workspace in a folder, which need not exist.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: fs::canonicalize(root).ok(), names: OnceCell::new() }
+        Self { named: root.to_owned(), root: OnceCell::new(), names: OnceCell::new() }
     }
 
     /// The file that the attachment's `path`, or else its `filename`, stands for, with symbolic links resolved.
     #[must_use]
     pub fn resolve(&self, attachment: &Attachment) -> Option<PathBuf> {
-        let root = self.root.as_deref()?;
+        let root = self.root.get_or_init(|| fs::canonicalize(&self.named).ok()).as_deref()?;
         let by_path = attachment.path.as_deref().and_then(|path| inside(root, &root.join(path)));
         by_path.or_else(|| self.only_file_named(root, attachment.filename.as_deref()?))
     }
