@@ -80,17 +80,13 @@ impl Access {
                 return Err(Denied::Origin);
             }
         }
-        if let Some(token) = &self.token {
-            return if presented(headers, query).any(|given| same(&given, token)) {
-                Ok(())
-            } else {
-                Err(Denied::Token)
-            };
-        }
         if self.loopback && !host.is_some_and(names_loopback) {
             return Err(Denied::Host);
         }
-        Ok(())
+        match &self.token {
+            Some(token) if !presented(headers, query).any(|given| same(&given, token)) => Err(Denied::Token),
+            _ => Ok(()),
+        }
     }
 }
 

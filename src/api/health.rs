@@ -4,11 +4,11 @@
 
 use super::Runtime;
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde_json::json;
 
 /// Answers a health check; `HEAD` gets the same without the body.
-pub async fn health(request: HttpRequest, runtime: web::Data<Runtime>) -> HttpResponse {
+pub async fn health(runtime: web::Data<Runtime>) -> HttpResponse {
     let ok = !runtime.engine.is_draining();
     let body = if runtime.is_dari_only() {
         json!({"ok": ok})
@@ -28,8 +28,5 @@ pub async fn health(request: HttpRequest, runtime: web::Data<Runtime>) -> HttpRe
     };
     let mut answer = if ok { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     answer.insert_header((header::CACHE_CONTROL, "no-store"));
-    if request.method() == actix_web::http::Method::HEAD {
-        return answer.content_type("application/json").finish();
-    }
     answer.json(body)
 }

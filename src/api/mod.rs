@@ -10,6 +10,7 @@ mod problem;
 mod routes;
 mod runtimeuse;
 pub mod server;
+mod unread;
 
 pub use auth::{Access, AccessError};
 pub use dari::DariOptions;

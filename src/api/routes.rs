@@ -96,9 +96,14 @@ pub async fn gate(
     let Some(runtime) = request.app_data::<web::Data<Runtime>>() else {
         return Ok(request.into_response(HttpResponse::InternalServerError()));
     };
-    let path = request.path().trim_end_matches('/');
+    // One trailing slash and no more, as in `with_slash`: what passes here as a health check must reach no other owner.
+    let path = request.path().strip_suffix('/').unwrap_or(request.path());
     let is_dari = runtime.serves(Protocol::Dari) && path == runtime.dari.advance_path();
-    let is_health = path == "/health" || (runtime.serves(Protocol::Dari) && path == runtime.dari.health_path());
+    let is_health = if runtime.is_dari_only() {
+        path == runtime.dari.health_path()
+    } else {
+        path == "/health" || (runtime.serves(Protocol::Dari) && path == runtime.dari.health_path())
+    };
     if !is_health && let Err(denied) = runtime.access.check(request.headers(), request.query_string()) {
         let status = if denied == Denied::Token { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
         let mut answer = if is_dari || runtime.is_dari_only() {

@@ -3,7 +3,7 @@
 //! Owns what happens between `bind` and exit. `Server::builder` is the way in for people who embed turnhost.
 
 use super::dari::{Dari, DariOptions};
-use super::{Access, ApiLimits, Protocol, Runtime, routes};
+use super::{Access, ApiLimits, Protocol, Runtime, routes, unread};
 use crate::engine::{Engine, EngineOptions};
 use crate::handler::{DynHandler, Handler};
 use crate::redact::{Redactor, Secret};
@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -97,15 +98,22 @@ impl Hangup {
         self.stop(Shutdown::Both);
     }
 
-    /// Ends a connection whose answer is complete: the HTTP server reads its end, sends what is left and closes.
-    pub fn finish(&self) {
-        self.stop(Shutdown::Read);
-    }
-
     fn stop(&self, how: Shutdown) {
         if let Err(error) = socket2::SockRef::from(&self.0).shutdown(how) {
             tracing::debug!(%error, "a connection was gone before it was shut down");
         }
+    }
+
+    /// Shuts down after the peer has, or after this time; what it still sends is read and dropped. Closed with bytes
+    /// unread, a socket resets the connection, and what was written last may be lost with it.
+    pub async fn after_reading_away(&self, within: Duration) {
+        let stream = self.0.try_clone().and_then(|descriptor| tokio::net::TcpStream::from_std(descriptor.into()));
+        if let Ok(mut stream) = stream {
+            let mut waste = vec![0; 16 << 10];
+            let all = async { while matches!(stream.read(&mut waste).await, Ok(1..)) {} };
+            let _ = tokio::time::timeout(within, all).await;
+        }
+        self.shutdown();
     }
 }
 
@@ -162,6 +170,7 @@ impl Server {
             App::new()
                 .app_data(runtime.clone())
                 .wrap(from_fn(routes::gate))
+                .wrap(from_fn(unread::serve))
                 .configure(|config| routes::configure(config, &runtime))
         })
         .workers(builder.workers)
@@ -169,6 +178,9 @@ impl Server {
         .shutdown_timeout(LAST_ANSWERS.as_secs())
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(HEAD_TIMEOUT)
+        // What is written is followed by the end of the connection at once: `unread` and the WebSocket's own task see
+        // to it that nothing is lost. With a time here, whoever waits for that end would wait for so long.
+        .client_disconnect_timeout(Duration::ZERO)
         // A caller that closes its half is gone: without this a lost caller looks like one that still listens.
         .h1_allow_half_closed(false)
         .on_connect(note_hangup);

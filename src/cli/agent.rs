@@ -7,7 +7,7 @@ use crate::handler::DynHandler;
 use crate::handler::echo::Echo;
 use crate::handler::stdio::{Bridge, Program, StdioHandler, StdioOptions};
 use crate::process::{Environment, TOKEN_VARIABLE};
-use crate::redact::Redactor;
+use crate::redact::{Redactor, Secret};
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
@@ -48,8 +48,11 @@ pub fn handler(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler>
     Arc::new(StdioHandler::new(program, options, tasks.clone()))
 }
 
-/// What is always taken out of everything that leaves the process: the values of the server's own secret variables.
-pub fn own_secrets(config: &AgentConfig) -> Redactor {
+/// What is always taken out of everything that leaves the process: the values of the server's own secret variables, and
+/// the token, which may have come from a file.
+pub fn own_secrets(config: &AgentConfig, token: Option<&Secret>) -> Redactor {
     let text = |value: &std::ffi::OsStr| value.to_str().map(str::to_owned);
-    Redactor::of_environment(config.environment.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))))
+    let variables = config.environment.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+    let token = token.map(|token| (TOKEN_VARIABLE.to_owned(), token.expose().to_owned()));
+    Redactor::of_environment(variables.chain(token))
 }

@@ -31,7 +31,7 @@ pub fn run(runtime: &Runtime, flags: &RunFlags) -> Result<u8, ConfigError> {
     if config.log.filter == "info" {
         "warn".clone_into(&mut config.log.filter);
     }
-    let _log = telemetry::start(&config.log, agent::own_secrets(&config)).map_err(ConfigError)?;
+    let _log = telemetry::start(&config.log, agent::own_secrets(&config, None)).map_err(ConfigError)?;
     let prompt = match flags.prompt.as_str() {
         "-" => read_prompt()?,
         given => given.to_owned(),
@@ -77,7 +77,7 @@ async fn turn(config: AgentConfig, request: TurnRequest, json: bool) -> Result<u
         config.engine.clone(),
         handler,
         Arc::new(MemoryStore::default()),
-        agent::own_secrets(&config),
+        agent::own_secrets(&config, None),
         tasks.clone(),
     );
     let submitted = engine.submit_and_follow(request).await;

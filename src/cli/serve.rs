@@ -6,6 +6,7 @@ use super::{INTERRUPTED, OK, agent};
 use crate::api::{Listening, Server};
 use crate::config::{ConfigError, ServeConfig, ServeFlags};
 use crate::process;
+use crate::redact::Redactor;
 use crate::telemetry;
 use std::io::Write;
 use tokio::runtime::Runtime;
@@ -15,14 +16,14 @@ use tokio_util::task::TaskTracker;
 /// Serves until a signal.
 pub fn serve(runtime: &Runtime, flags: ServeFlags) -> Result<u8, ConfigError> {
     let config = flags.into_config()?;
-    let own = agent::own_secrets(&config.agent);
-    let _log = telemetry::start(&config.agent.log, own).map_err(ConfigError)?;
+    let own = agent::own_secrets(&config.agent, config.token.as_ref());
+    let _log = telemetry::start(&config.agent.log, own.clone()).map_err(ConfigError)?;
     // The main thread only waits: what serves must be on the runtime's own threads, where children are started.
-    let serving = runtime.spawn(until_signal(config));
+    let serving = runtime.spawn(until_signal(config, own));
     runtime.block_on(serving).unwrap_or_else(|error| Err(ConfigError(format!("the server ended: {error}"))))
 }
 
-async fn until_signal(config: ServeConfig) -> Result<u8, ConfigError> {
+async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigError> {
     let mut signals = Signals::new().map_err(|error| ConfigError(format!("signals cannot be caught: {error}")))?;
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "orphans of a killed shim would not be found");
@@ -39,7 +40,7 @@ async fn until_signal(config: ServeConfig) -> Result<u8, ConfigError> {
         .engine(config.agent.engine.clone())
         .limits(config.limits)
         .dari(config.dari)
-        .redactor(agent::own_secrets(&config.agent))
+        .redactor(own)
         .grace(config.grace);
     let server = match config.hosts {
         Some(hosts) => server.hosts(hosts),

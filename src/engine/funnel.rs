@@ -5,8 +5,8 @@
 
 use super::log::SessionLog;
 use crate::handler::{Listener, Room, TurnOver};
-use crate::model::{Answer, Event, Fault, RawJson, TurnId, What};
-use crate::redact::Redactor;
+use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, TurnId, What};
+use crate::redact::{Redactor, Stream};
 use futures_util::future::BoxFuture;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 /// Answer text kept for a turn that a limit cuts, in bytes.
 const PARTIAL_BYTES: usize = 64 << 10;
+/// Blocks whose deltas are searched as one text at a time; of more than that the oldest begins anew.
+const OPEN_BLOCKS: usize = 64;
 
 /// The engine's end of a turn's sink.
 pub(super) struct Funnel {
@@ -25,6 +27,8 @@ pub(super) struct Funnel {
     /// Milliseconds after `began` of the last event or sign of life.
     last_sign: AtomicU64,
     partial: Mutex<Partial>,
+    /// A secret may come in pieces: what could be the beginning of one is held back with its block.
+    open: Mutex<Vec<(Option<BlockId>, Stream)>>,
 }
 
 /// What the user would have read so far.
@@ -44,6 +48,7 @@ impl Funnel {
             began: Instant::now(),
             last_sign: AtomicU64::new(0),
             partial: Mutex::default(),
+            open: Mutex::default(),
         })
     }
 
@@ -72,7 +77,7 @@ impl Funnel {
     pub(super) fn redact_fault(&self, mut fault: Fault) -> Fault {
         fault.message = self.string(fault.message);
         fault.detail = fault.detail.map(|detail| self.string(detail));
-        fault.metadata = fault.metadata.map(|metadata| self.json(metadata));
+        fault.metadata = fault.metadata.map(|json| self.redactor.json_except(&json, &ERROR_METADATA_KEYS));
         if let Some(process) = &mut fault.process {
             process.stderr_tail = self.string(std::mem::take(&mut process.stderr_tail));
         }
@@ -102,7 +107,10 @@ impl Funnel {
             Event::Text { block, parts } => {
                 Event::Text { block, parts: parts.into_iter().map(|part| self.string(part)).collect() }
             }
-            Event::TextDelta { block, text } => Event::TextDelta { block, text: self.string(text) },
+            Event::TextDelta { block, text } => {
+                let text = self.delta(block.as_ref(), &text);
+                Event::TextDelta { block, text }
+            }
             Event::Thinking { text } => Event::Thinking { text: self.string(text) },
             Event::ToolUse { id, name, input } => Event::ToolUse { id, name, input: self.json(input) },
             Event::ToolResult { id, output, is_error, exit_code } => {
@@ -118,6 +126,29 @@ impl Funnel {
             // Ids, numbers and the paths of the artifact handshake are never altered.
             Event::Discarded { .. } | Event::Usage(_) | Event::Artifact { .. } => event,
         }
+    }
+
+    /// The next piece of a block, as far as it is decided.
+    fn delta(&self, block: Option<&BlockId>, piece: &str) -> String {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = open.iter().position(|(known, _)| known.as_ref() == block).unwrap_or_else(|| {
+            if open.len() == OPEN_BLOCKS {
+                open.remove(0);
+            }
+            open.push((block.cloned(), self.redactor.stream()));
+            open.len() - 1
+        });
+        open[at].1.push(piece)
+    }
+
+    /// A block that is complete or begins anew: what was held back of its deltas does not come any more.
+    fn close(&self, event: &Event) {
+        let ended = match event {
+            Event::Text { block, .. } => block.as_ref(),
+            Event::Discarded { block } => Some(block),
+            _ => return,
+        };
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(block, _)| block.as_ref() != ended);
     }
 
     fn note(&self, event: &Event) {
@@ -155,7 +186,12 @@ impl Partial {
 impl Listener for Funnel {
     fn take(&self, event: Event) -> Result<Room, TurnOver> {
         self.alive();
+        self.close(&event);
         let event = self.redact(event);
+        if matches!(&event, Event::TextDelta { text, .. } if text.is_empty()) {
+            // All of it is held back, or there was nothing in it.
+            return Ok(Room::Yes);
+        }
         self.note(&event);
         if self.log.append(&self.turn, What::Said(event)).is_none() {
             tracing::debug!(turn = %self.turn, "an event came after the turn's end and was dropped");

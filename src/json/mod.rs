@@ -10,6 +10,8 @@ mod scan;
 mod tests;
 
 use crate::model::RawJson;
+use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -79,6 +81,47 @@ fn is_deeper(text: &[u8], levels: usize) -> bool {
         at += 1;
     }
     false
+}
+
+/// A JSON value, which the caller has [checked](check), in memory. JSON allows what Rust's strings and floats cannot
+/// hold, and JavaScript sends it: half a surrogate pair becomes U+FFFD, a number beyond every float the last one
+/// before it.
+#[must_use]
+pub fn value(raw: &str) -> Value {
+    let read = |text: &str| {
+        let mut text = serde_json::Deserializer::from_str(text);
+        // Ours is one level more, and was checked.
+        text.disable_recursion_limit();
+        Value::deserialize(&mut text)
+    };
+    read(raw).or_else(|_| read(&holdable(raw))).unwrap_or_else(|_| {
+        debug_assert!(false, "text that is not JSON");
+        Value::Null
+    })
+}
+
+/// The same value with nothing in it that a [`Value`] cannot hold.
+fn holdable(raw: &str) -> String {
+    let text = raw.as_bytes();
+    let mut out = String::with_capacity(raw.len());
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        let end = match byte {
+            b'"' => scan::string_end(text, at).0 + 1,
+            b'-' | b'0'..=b'9' => scan::value_end(text, at),
+            _ => at + raw[at..].chars().next().map_or(1, char::len_utf8),
+        };
+        let token = &raw[at..end];
+        match (byte, token.parse::<f64>()) {
+            (b'"', _) if token.contains('\\') => out.push_str(&string(&scan::decode(&token[1..token.len() - 1], true))),
+            (b'-' | b'0'..=b'9', Ok(number)) if number.is_infinite() => {
+                out.push_str(if *byte == b'-' { "-1.7976931348623157e308" } else { "1.7976931348623157e308" });
+            }
+            _ => out.push_str(token),
+        }
+        at = end;
+    }
+    out
 }
 
 /// Whether a JSON value is an object.

@@ -19,6 +19,23 @@ pub struct Fault {
     pub retryable: bool,
 }
 
+/// Keys of error metadata that have a meaning by contract; the rest are the handler's own.
+pub const ERROR_METADATA_KEYS: [&str; 13] = [
+    "error_name",
+    "error_type",
+    "error_details",
+    "stack",
+    "cause",
+    "result",
+    "further_errors",
+    "error",
+    "metadata",
+    "data",
+    "type",
+    "text",
+    "structured_output",
+];
+
 /// How a program ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessEnd {

@@ -13,7 +13,7 @@ mod turn;
 
 pub use entry::{Entry, What};
 pub use event::{BlockId, Event, OutputStream, Usage};
-pub use fault::{Fault, FaultCode, ProcessEnd};
+pub use fault::{ERROR_METADATA_KEYS, Fault, FaultCode, ProcessEnd};
 pub use ids::{InvalidId, Seq, SessionId, TurnId};
 pub use json::RawJson;
 pub use outcome::{Answer, CancelReason, Ending, Limit, Outcome, StateChange};

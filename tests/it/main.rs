@@ -9,10 +9,17 @@
 
 mod support;
 
+mod any_bytes;
 mod bridges;
+mod command_line;
+mod malformed;
 mod misbehaviour;
 mod parity;
 mod readme;
 mod real_client;
+mod sessions_of_a_socket;
 mod smoke;
 mod stdio_protocol;
+mod surface;
+mod what_leaves_a_socket;
+mod who_may_call;

@@ -7,6 +7,7 @@
 //! disconnect is seen while the writer is held up by a slow peer.
 
 use super::frames::{self, Context};
+use super::inspect::Seen;
 use super::read::{self, Incoming, Invocation, Refusal};
 use crate::api::Runtime;
 use crate::api::server::Hangup;
@@ -28,16 +29,19 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 const FRAME_BYTES: usize = 64 << 10;
 /// Entries taken from the log at once, in bytes.
 const BATCH_BYTES: usize = 64 << 10;
-/// Frames besides those of the turn that may wait for the writer. A peer that provokes more without reading is cut.
+/// Frames besides those of the turn that may wait for the writer.
 const ASIDES: usize = 64;
-/// What was said when a connection ends gets this long to be taken.
-const LAST_FRAMES: Duration = Duration::from_secs(5);
+/// A peer that provokes more of them, and takes none for this long, is cut. Until then it is only read no further.
+const UNTAKEN_FOR: Duration = Duration::from_secs(5);
+/// How long the end of a connection may take: what is ordered is written, and what still comes is read away.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// One connection.
 pub struct Connection {
     pub runtime: web::Data<Runtime>,
     pub session: SessionId,
     pub lifetime: Lifetime,
+    pub seen: Seen,
     pub hangup: Option<Hangup>,
 }
 
@@ -56,7 +60,7 @@ struct Running {
     follower: Follower,
     context: Context,
     began: Instant,
-    /// On a plain connection `seq` counts from 1 per request: this is the number before the turn's first entry.
+    /// On a plain connection `seq` counts from 1 per request: this is the number before the first that is sent.
     before: Option<Seq>,
 }
 
@@ -72,16 +76,13 @@ impl Connection {
         let writing = actix_web::rt::spawn(writer.write(taken));
         let reader = Reader { connection: &self, orders, in_flight };
         reader.read(&mut messages).await;
-        // The reader is through; the writer ends when it has written what was ordered, or cannot. Once the HTTP server
-        // has taken the last of it, the messages end too.
-        let written = async {
-            let _ = writing.await;
-            while messages.recv().await.is_some() {}
-        };
-        let written = tokio::time::timeout(LAST_FRAMES, written).await;
+        // The reader is through; the writer ends when it has written what was ordered, or cannot.
+        let written = tokio::time::timeout(LAST_WORDS, writing).await;
         if let Some(hangup) = &self.hangup {
-            // Left alone, the HTTP server waits for the peer to hang up first, and the peer for us: RFC 6455, 7.1.1.
-            if written.is_ok() { hangup.finish() } else { hangup.shutdown() }
+            match written {
+                Ok(_) => hangup.after_reading_away(LAST_WORDS).await,
+                Err(_) => hangup.shutdown(),
+            }
         }
         if self.lifetime == Lifetime::Connection {
             self.runtime.engine.close_connection_session(&self.session);
@@ -100,29 +101,21 @@ struct Flooded;
 
 impl Reader<'_> {
     async fn read(self, messages: &mut AggregatedMessageStream) {
-        let silence = self.connection.runtime.limits.dead_after;
         loop {
-            let next = match silence {
-                Some(limit) => tokio::time::timeout(limit, messages.recv()).await,
-                None => Ok(messages.recv().await),
-            };
-            let Ok(next) = next else {
+            let Some(next) = self.next(messages).await else {
                 tracing::info!(session = %self.connection.session, "the peer gave no sign of life and was cut");
                 self.hang_up();
                 break;
             };
             let handled = match next {
-                None => break,
-                Some(Ok(AggregatedMessage::Close(reason))) => {
-                    let _ = self.order(Order::Close(reason));
-                    break;
-                }
                 Some(Ok(AggregatedMessage::Text(text))) => self.message(&text).await,
                 Some(Ok(AggregatedMessage::Binary(bytes))) => self.message(&String::from_utf8_lossy(&bytes)).await,
-                Some(Ok(AggregatedMessage::Ping(bytes))) => self.order(Order::Pong(bytes)),
+                Some(Ok(AggregatedMessage::Ping(bytes))) => self.order(Order::Pong(bytes)).await,
                 Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
-                Some(Err(error)) => {
-                    let _ = self.order(Order::Close(close_reason(&error)));
+                end => {
+                    if let Some(close) = self.last_order(end) {
+                        let _ = self.order(close).await;
+                    }
                     break;
                 }
             };
@@ -133,6 +126,34 @@ impl Reader<'_> {
             }
         }
         self.gone();
+    }
+
+    /// The close frame that the end of the messages is answered with; none if the connection is simply gone.
+    fn last_order(&self, end: Option<Result<AggregatedMessage, ProtocolError>>) -> Option<Order> {
+        let reason = match end {
+            Some(Ok(AggregatedMessage::Close(None))) => return Some(Order::Close(None)),
+            Some(Ok(AggregatedMessage::Close(Some(reason)))) => Some(reason.code.into()),
+            Some(Err(error)) => close_reason(&error),
+            _ => self.connection.seen.wrong().map(CloseReason::from),
+        };
+        reason.map(|reason| Order::Close(Some(reason)))
+    }
+
+    /// The next message; `None` in the second place at the end of the stream, in the first when the peer is dead.
+    async fn next(
+        &self,
+        messages: &mut AggregatedMessageStream,
+    ) -> Option<Option<Result<AggregatedMessage, ProtocolError>>> {
+        let Some(silence) = self.connection.runtime.limits.dead_after else { return Some(messages.recv().await) };
+        // Bytes move the end of silence without waking anybody: the timer looks again when it fires.
+        loop {
+            let dead_at = self.connection.seen.last() + silence;
+            match tokio::time::timeout_at(dead_at, messages.recv()).await {
+                Ok(next) => return Some(next),
+                Err(_) if self.connection.seen.last() + silence > Instant::now() => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Losing a plain connection cancels its request; losing a named session's does not.
@@ -150,16 +171,16 @@ impl Reader<'_> {
         }
     }
 
-    fn order(&self, order: Order) -> Result<(), Flooded> {
-        match self.orders.try_send(order) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(Flooded),
+    async fn order(&self, order: Order) -> Result<(), Flooded> {
+        match self.orders.send_timeout(order, UNTAKEN_FOR).await {
+            Ok(()) | Err(mpsc::error::SendTimeoutError::Closed(_)) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Flooded),
         }
     }
 
     async fn message(&self, text: &str) -> Result<(), Flooded> {
         match read::read(text) {
-            Err(refusal) => self.refuse(&refusal),
+            Err(refusal) => self.refuse(&refusal).await,
             Ok(Incoming::Invocation(invocation)) => self.invoke(*invocation).await,
             Ok(Incoming::Cancel { request_id }) => {
                 if let Some((turn, context)) = &*self.in_flight.borrow()
@@ -174,7 +195,7 @@ impl Reader<'_> {
                 if let Some((turn, _)) = &*self.in_flight.borrow() {
                     self.connection.runtime.engine.cancel(turn, CancelReason::Caller);
                 }
-                self.order(Order::EndSession)
+                self.order(Order::EndSession).await
             }
             Ok(Incoming::ArtifactAnswer) => {
                 tracing::debug!(session = %self.connection.session, "an artifact answer came though nothing was announced");
@@ -183,22 +204,22 @@ impl Reader<'_> {
         }
     }
 
-    fn refuse(&self, refusal: &Refusal) -> Result<(), Flooded> {
-        let in_flight = self.in_flight.borrow();
-        let Some((_, context)) = &*in_flight else { return self.order(Order::Frame(frames::refusal(refusal, false))) };
+    async fn refuse(&self, refusal: &Refusal) -> Result<(), Flooded> {
+        let running = self.in_flight.borrow().as_ref().map(|(_, context)| context.extras.notices);
+        let Some(notices) = running else { return self.order(Order::Frame(frames::refusal(refusal, false))).await };
         // An error would end the running call of a client that knows no ids. Where the peer answers too, or the frame
         // was meant as a request, it gets one all the same; otherwise it is told only to those who asked for notices.
         let invalid_json = refusal.text.starts_with("Invalid JSON");
         if refusal.is_request || invalid_json {
-            return self.order(Order::Frame(frames::refusal(refusal, true)));
+            return self.order(Order::Frame(frames::refusal(refusal, true))).await;
         }
         tracing::warn!(session = %self.connection.session, text = refusal.text, "a message was not understood");
-        if context.extras.notices { self.order(Order::Frame(frames::refusal_notice(refusal))) } else { Ok(()) }
+        if notices { self.order(Order::Frame(frames::refusal_notice(refusal))).await } else { Ok(()) }
     }
 
     async fn invoke(&self, invocation: Invocation) -> Result<(), Flooded> {
         if self.in_flight.borrow().is_some() {
-            return self.order(Order::Frame(frames::in_flight(invocation.extras.request_id.as_deref())));
+            return self.order(Order::Frame(frames::in_flight(invocation.extras.request_id.as_deref()))).await;
         }
         let connection = self.connection;
         let is_named = connection.lifetime == Lifetime::Named;
@@ -208,9 +229,10 @@ impl Reader<'_> {
         match connection.runtime.engine.submit_and_follow(request).await {
             Ok((ticket, follower)) => {
                 *self.in_flight.borrow_mut() = Some((ticket.turn.clone(), context.clone()));
-                self.order(Order::Request(Running { turn: ticket.turn, follower, context, began, before: None }))
+                let running = Running { turn: ticket.turn, follower, context, began, before: None };
+                self.order(Order::Request(running)).await
             }
-            Err(fault) => self.order(Order::Frame(context.refused(&fault))),
+            Err(fault) => self.order(Order::Frame(context.refused(&fault))).await,
         }
     }
 }
@@ -327,7 +349,9 @@ impl Writer {
             if entry.turn != running.turn.id {
                 continue;
             }
-            let before = *running.before.get_or_insert(Seq(entry.seq.0 - 1));
+            // Nothing is sent of the acceptance, which a turn that was withdrawn does not have.
+            let is_sent = !matches!(entry.what, What::Accepted { .. });
+            let before = *running.before.get_or_insert(Seq(entry.seq.0 - u64::from(is_sent)));
             let seq = if self.is_named { entry.seq } else { Seq(entry.seq.0 - before.0) };
             match &entry.what {
                 What::Accepted { .. } => {}

@@ -1,18 +1,21 @@
 //! The RuntimeUse WebSocket protocol: the adapter between its messages and turns.
 //!
-//! Owns the upgrade and what a URL may say. Messages are read in `read`, written in `frames`, and moved in
-//! `connection`.
+//! Owns the upgrade and what a URL may say. Bytes are looked at in `inspect`, messages read in `read`, written in
+//! `frames`, and moved in `connection`.
 
 mod connection;
 mod frames;
+mod inspect;
 mod read;
 
 use super::Runtime;
 use crate::engine;
 use crate::model::{Lifetime, SessionId};
+use actix_web::dev::Payload;
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use connection::Connection;
+use inspect::{Inspected, Seen};
 
 /// Whether a request asks to become a WebSocket.
 pub fn is_upgrade(request: &HttpRequest) -> bool {
@@ -49,14 +52,20 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     }
     let offered = first_subprotocol(request);
     let protocols: Vec<&str> = offered.iter().map(String::as_str).collect();
-    let (response, socket, messages) = match actix_ws::handle_with_protocols(request, payload, &protocols) {
+    let limit = runtime.limits.max_message_bytes;
+    let seen = Seen::new();
+    let inspected = Inspected::new(payload.into_inner(), limit, seen.clone());
+    let mut inspected: Payload = Payload::Stream { payload: Box::pin(inspected) };
+    // The only way from a stream to the type that the library takes; it does nothing else.
+    let payload = web::Payload::from_request(request, &mut inspected).into_inner();
+    let handled = payload.and_then(|payload| actix_ws::handle_with_protocols(request, payload, &protocols));
+    let (response, socket, messages) = match handled {
         Ok(parts) => parts,
         Err(error) => return error.error_response(),
     };
-    let limit = runtime.limits.max_message_bytes;
     let messages = messages.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
     let hangup = request.conn_data::<super::server::Hangup>().cloned();
-    let connection = Connection { runtime: runtime.clone(), session, lifetime, hangup };
+    let connection = Connection { runtime: runtime.clone(), session, lifetime, seen, hangup };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
     response

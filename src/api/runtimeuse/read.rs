@@ -64,9 +64,11 @@ pub struct Refusal {
 pub fn read(text: &str) -> Result<Incoming, Refusal> {
     let plain = |text: String| Refusal { text, field: None, request_id: None, is_request: false };
     let checked = json::check(text.as_bytes()).map_err(|error| plain(format!("Invalid JSON: {error}")))?;
-    let value: Value = serde_json::from_str(checked).map_err(|_| plain("Invalid JSON: not readable".to_owned()))?;
-    let Value::Object(fields) = value else {
-        return Err(plain(format!("expected a JSON object with message_type, got {}", kind(&value))));
+    let fields = match json::value(checked) {
+        Value::Object(fields) => fields,
+        other => {
+            return Err(plain(format!("expected a JSON object with message_type, got {}", kind(&other))));
+        }
     };
     let word = match fields.get("message_type") {
         Some(Value::String(word)) => word.clone(),
@@ -219,9 +221,13 @@ impl Reader<'_> {
     fn positive(&self, name: &str) -> Result<Option<u64>, Wrong> {
         match self.get(name) {
             None => Ok(None),
-            Some(value) => match value.as_u64().filter(|number| *number > 0) {
-                Some(number) => Ok(Some(number)),
-                None => wrong(name, format!("expected a positive integer, got {}", kind(value))),
+            Some(value) => match (value.as_u64(), value) {
+                (Some(number @ 1..), _) => Ok(Some(number)),
+                (_, Value::Number(number)) if number.as_f64().is_some_and(|number| number.abs() < 1e15) => {
+                    wrong(name, format!("expected a positive integer, got {number}"))
+                }
+                (_, Value::Number(_)) => wrong(name, "expected a positive integer, got a number out of range"),
+                _ => wrong(name, format!("expected a positive integer, got {}", kind(value))),
             },
         }
     }

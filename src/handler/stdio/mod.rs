@@ -178,7 +178,9 @@ impl Handler for StdioHandler {
             Err(fault) => {
                 let stderr = fault.process.map(|process| process.stderr_tail).unwrap_or_default();
                 let message = fault.detail.unwrap_or(fault.message);
-                Err(if stderr.trim().is_empty() { message } else { format!("{message}\n{}", stderr.trim_end()) })
+                // Most handlers say on standard error what their error says, and some nothing else.
+                let says_more = !stderr.trim().is_empty() && stderr.trim() != message;
+                Err(if says_more { format!("{message}\n{}", stderr.trim_end()) } else { message })
             }
         }
     }

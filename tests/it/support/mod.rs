@@ -4,6 +4,8 @@
 
 pub mod proc;
 pub mod programs;
+pub mod raw_http;
+pub mod raw_ws;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -92,6 +94,29 @@ pub fn server_command(args: &[&str]) -> Command {
     command
 }
 
+/// A program that has come to its end.
+#[derive(Debug)]
+pub struct Finished {
+    /// `None`: a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs a command that ends by itself.
+pub async fn finish(command: Command) -> Finished {
+    let mut command = tokio::process::Command::from(command);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(PATIENCE, output).await.expect("an end in time").expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Runs `turnhost ARGS` to its end.
+pub async fn turnhost(args: &[&str]) -> Finished {
+    finish(server_command(args)).await
+}
+
 impl Server {
     /// Starts `turnhost ARGS --port 0` and waits until it listens.
     pub fn start(args: &[&str]) -> Self {
@@ -170,6 +195,29 @@ impl Server {
     pub async fn exited(&mut self) -> ExitStatus {
         let child = &mut self.child;
         eventually("the server's exit", || child.try_wait().unwrap()).await
+    }
+
+    /// Whether this very process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until no turn runs or waits.
+    pub async fn idle(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.get("/health").await.json()["busy"] != false {
+            assert!(Instant::now() < deadline, "a turn goes on: not idle within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until a turn runs.
+    pub async fn busy(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.get("/health").await.json()["busy"] != true {
+            assert!(Instant::now() < deadline, "no turn began within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
@@ -262,6 +310,33 @@ impl WsClient {
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
                 Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Every text that comes before the answer to a ping: what the server had to say to everything sent so far. Turns
+    /// that run may say more later.
+    pub async fn said(&mut self) -> Vec<Value> {
+        self.socket.send(Message::Ping("said".into())).await.expect("the socket takes a ping");
+        let mut said = Vec::new();
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a frame in time");
+            match next.expect("an open connection").expect("a frame") {
+                Message::Text(text) => said.push(serde_json::from_str(&text).expect("JSON")),
+                Message::Pong(payload) if payload == "said" => return said,
+                Message::Close(reason) => panic!("closed: {reason:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// The code of the close frame, once it comes; 1005 for one without, `None` when the connection ends without one.
+    pub async fn close_code(&mut self) -> Option<u16> {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
+                Some(Ok(Message::Close(frame))) => return Some(frame.map_or(1005, |frame| frame.code.into())),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return None,
             }
         }
     }
