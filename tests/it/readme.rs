@@ -60,7 +60,7 @@ async fn the_runtimeuse_client_works_as_shown_port_aside() {
     let server = Server::start(&["--agent", "echo"]);
     let snippet = block("python", "RuntimeUseClient").replace(":3000", &format!(":{}", server.port));
     let (imports, body): (Vec<&str>, Vec<&str>) = snippet.lines().partition(|line| line.starts_with("from "));
-    let body: String = body.iter().map(|line| format!("    {line}\n")).collect();
+    let body: String = body.iter().flat_map(|line| ["    ", line, "\n"]).collect();
     let program = format!(
         "import asyncio\n{}\nasync def main():\n{body}    print(result.data.text)\nasyncio.run(main())\n",
         imports.join("\n")

