@@ -2,10 +2,14 @@
 //!
 //! Every wait has a deadline; nothing is waited for by sleeping a fixed time.
 
+pub mod http;
+pub mod network;
 pub mod proc;
 pub mod programs;
 pub mod raw_http;
 pub mod raw_ws;
+pub mod root;
+pub mod stub;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -42,13 +46,18 @@ pub fn python() -> PathBuf {
 }
 
 /// Waits until `check` gives a value; panics with `what` after [`PATIENCE`].
-pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn eventually<T>(what: &str, check: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, check).await
+}
+
+/// The same with a deadline that is part of what is tested.
+pub async fn eventually_within<T>(within: Duration, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
     loop {
         if let Some(value) = check() {
             return value;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {within:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -59,6 +68,8 @@ pub struct Server {
     pub port: u16,
     /// Everything it has written to standard error so far.
     pub log: Arc<Mutex<String>>,
+    /// The same for standard output.
+    pub out: Arc<Mutex<String>>,
     client: reqwest::Client,
     // Keeps a piped standard input open.
     _stdin: Option<ChildStdin>,
@@ -138,10 +149,13 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
         let log = Arc::new(Mutex::new(String::new()));
+        let out = Arc::new(Mutex::new(String::new()));
         let (lines, line) = mpsc::channel();
         let stdout = child.stdout.take().unwrap();
+        let kept = out.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                kept.lock().unwrap().push_str(&format!("{line}\n"));
                 let _ = lines.send(line);
             }
         });
@@ -166,7 +180,7 @@ impl Server {
         let port = said.split("on port ").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse().ok());
         let port = port.unwrap_or_else(|| panic!("no port in {said:?}"));
         let client = reqwest::Client::builder().timeout(PATIENCE * 4).build().unwrap();
-        Self { child, port, log, client, _stdin: None }
+        Self { child, port, log, out, client, _stdin: None }
     }
 
     pub fn pid(&self) -> u32 {

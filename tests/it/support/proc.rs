@@ -60,7 +60,16 @@ pub fn marked(mark: &str) -> Vec<Process> {
 
 /// Resident memory of a process in KiB.
 pub fn resident_kib(pid: u32) -> u64 {
+    status(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process has had, in KiB.
+pub fn peak_kib(pid: u32) -> u64 {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}"));
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
