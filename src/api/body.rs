@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 /// How much of a body that is too large is read away, so that its sender sees the answer and not a reset.
 const READ_AWAY: usize = 64 << 20;
+/// A sender that sends nothing for this long waits for the answer.
+const SENDER_WAITS: Duration = Duration::from_secs(1);
 
 /// Why there is no body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +63,8 @@ pub async fn read(
 
 async fn read_away(payload: &mut web::Payload, deadline: Instant) {
     let mut left = READ_AWAY;
-    while let Ok(Some(Ok(chunk))) = tokio::time::timeout_at(deadline, payload.next()).await {
+    let pause = || deadline.min(Instant::now() + SENDER_WAITS);
+    while let Ok(Some(Ok(chunk))) = tokio::time::timeout_at(pause(), payload.next()).await {
         left = left.saturating_sub(chunk.len());
         if left == 0 {
             return;

@@ -11,6 +11,7 @@ use crate::store::{MemoryStore, Store};
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
@@ -18,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +31,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// After the last outcome, answers get this long to reach their callers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Hosts wait a second beyond the grace before they kill: everything but the turns has to fit into less.
+const AFTER_GRACE: Duration = Duration::from_millis(800);
+/// What the last answers get of it in any case.
+const LAST_ANSWERS_AT_LEAST: Duration = Duration::from_millis(300);
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -88,11 +94,22 @@ pub struct Listening {
     address: SocketAddr,
 }
 
-/// Ends a connection from outside: a WebSocket's own close frame waits behind data that a stalled peer does not take.
+/// A connection seen from outside. Ends it: a WebSocket's own close frame waits behind data that a stalled peer does not
+/// take. And tells whether the peer is gone, which the HTTP library may notice a moment too late.
 #[derive(Clone, Debug)]
 pub struct Hangup(Arc<OwnedFd>);
 
 impl Hangup {
+    /// Whether the peer has closed or reset the connection, as far as the system knows by now. Data that nobody has
+    /// read yet does not hide it.
+    pub fn is_gone(&self) -> bool {
+        // nix has no name for this one: the peer has closed at least its half.
+        let closed = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+        let mut asked = [PollFd::new(self.0.as_fd(), closed)];
+        // A reset is reported without being asked for.
+        matches!(poll(&mut asked, PollTimeout::ZERO), Ok(count) if count > 0)
+    }
+
     /// Shuts both directions down: what is not sent yet is lost.
     pub fn shutdown(&self) {
         self.stop(Shutdown::Both);
@@ -271,11 +288,17 @@ impl Listening {
 
     /// Stops: refuses new turns, lets running ones finish within the grace, answers every caller, closes.
     pub async fn stop(self) {
+        let end = Instant::now() + self.grace + AFTER_GRACE;
         self.engine.drain(self.grace).await;
         self.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.handle.stop(true).await;
+        let left = end.saturating_duration_since(Instant::now()).clamp(LAST_ANSWERS_AT_LEAST, LAST_ANSWERS);
+        if tokio::time::timeout(left, self.handle.stop(true)).await.is_err() {
+            // A request that never became complete, or a caller that does not read its answer.
+            tracing::debug!("connections were cut");
+            self.serving.abort();
+        }
         let _ = self.serving.await;
     }
 }

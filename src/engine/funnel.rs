@@ -8,14 +8,16 @@ use crate::handler::{Listener, Room, TurnOver};
 use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, TurnId, What};
 use crate::redact::{Redactor, Stream};
 use futures_util::future::BoxFuture;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Answer text kept for a turn that a limit cuts, in bytes.
 const PARTIAL_BYTES: usize = 64 << 10;
-/// Blocks whose deltas are searched as one text at a time; of more than that the oldest begins anew.
+
+/// Blocks of deltas that may be open at once. Secrets that are split between the deltas of more are not found.
 const OPEN_BLOCKS: usize = 64;
 
 /// The engine's end of a turn's sink.
@@ -27,8 +29,8 @@ pub(super) struct Funnel {
     /// Milliseconds after `began` of the last event or sign of life.
     last_sign: AtomicU64,
     partial: Mutex<Partial>,
-    /// A secret may come in pieces: what could be the beginning of one is held back with its block.
-    open: Mutex<Vec<(Option<BlockId>, Stream)>>,
+    /// Blocks of deltas, each with the end of its text that may be the beginning of a secret.
+    open: Mutex<HashMap<Option<BlockId>, Stream>>,
 }
 
 /// What the user would have read so far.
@@ -99,18 +101,17 @@ impl Funnel {
         if self.redactor.is_empty() { json } else { self.redactor.json(&json) }
     }
 
-    fn redact(&self, event: Event) -> Event {
+    /// The event as it may be known; none while all of it is held back.
+    fn redact(&self, event: Event) -> Option<Event> {
         if self.redactor.is_empty() {
-            return event;
+            return Some(event);
         }
-        match event {
+        Some(match event {
             Event::Text { block, parts } => {
+                self.open().remove(&block);
                 Event::Text { block, parts: parts.into_iter().map(|part| self.string(part)).collect() }
             }
-            Event::TextDelta { block, text } => {
-                let text = self.delta(block.as_ref(), &text);
-                Event::TextDelta { block, text }
-            }
+            Event::TextDelta { block, text } => return self.piece(block, &text),
             Event::Thinking { text } => Event::Thinking { text: self.string(text) },
             Event::ToolUse { id, name, input } => Event::ToolUse { id, name, input: self.json(input) },
             Event::ToolResult { id, output, is_error, exit_code } => {
@@ -123,32 +124,41 @@ impl Funnel {
                 command: self.string(command.to_string()).into(),
             },
             Event::Warning { text, field } => Event::Warning { text: self.string(text), field },
+            Event::Discarded { block } => {
+                self.open().remove(&Some(block.clone()));
+                Event::Discarded { block }
+            }
             // Ids, numbers and the paths of the artifact handshake are never altered.
-            Event::Discarded { .. } | Event::Usage(_) | Event::Artifact { .. } => event,
+            Event::Usage(_) | Event::Artifact { .. } => event,
+        })
+    }
+
+    /// What may be said of a delta by now: its end may be the beginning of a secret, and then has to wait.
+    fn piece(&self, block: Option<BlockId>, text: &str) -> Option<Event> {
+        let mut open = self.open();
+        let text = if open.len() < OPEN_BLOCKS || open.contains_key(&block) {
+            open.entry(block.clone()).or_insert_with(|| self.redactor.stream()).push(text)
+        } else {
+            self.redactor.text(text).into_owned()
+        };
+        (!text.is_empty()).then_some(Event::TextDelta { block, text })
+    }
+
+    /// Says what was held back of the deltas. To be called when the handler is done.
+    pub(super) fn finish(&self) {
+        let open = std::mem::take(&mut *self.open());
+        for (block, stream) in open {
+            let text = stream.finish();
+            if !text.is_empty() {
+                let rest = Event::TextDelta { block, text };
+                self.note(&rest);
+                self.log.append(&self.turn, What::Said(rest));
+            }
         }
     }
 
-    /// The next piece of a block, as far as it is decided.
-    fn delta(&self, block: Option<&BlockId>, piece: &str) -> String {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = open.iter().position(|(known, _)| known.as_ref() == block).unwrap_or_else(|| {
-            if open.len() == OPEN_BLOCKS {
-                open.remove(0);
-            }
-            open.push((block.cloned(), self.redactor.stream()));
-            open.len() - 1
-        });
-        open[at].1.push(piece)
-    }
-
-    /// A block that is complete or begins anew: what was held back of its deltas does not come any more.
-    fn close(&self, event: &Event) {
-        let ended = match event {
-            Event::Text { block, .. } => block.as_ref(),
-            Event::Discarded { block } => Some(block),
-            _ => return,
-        };
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(block, _)| block.as_ref() != ended);
+    fn open(&self) -> MutexGuard<'_, HashMap<Option<BlockId>, Stream>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, event: &Event) {
@@ -186,12 +196,7 @@ impl Partial {
 impl Listener for Funnel {
     fn take(&self, event: Event) -> Result<Room, TurnOver> {
         self.alive();
-        self.close(&event);
-        let event = self.redact(event);
-        if matches!(&event, Event::TextDelta { text, .. } if text.is_empty()) {
-            // All of it is held back, or there was nothing in it.
-            return Ok(Room::Yes);
-        }
+        let Some(event) = self.redact(event) else { return Ok(Room::Yes) };
         self.note(&event);
         if self.log.append(&self.turn, What::Said(event)).is_none() {
             tracing::debug!(turn = %self.turn, "an event came after the turn's end and was dropped");

@@ -29,6 +29,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 /// Bounds and limits of an engine.
@@ -67,7 +69,7 @@ impl Default for EngineOptions {
     }
 }
 
-/// How long a handler may take to stop once the server's own grace is spent.
+/// How long the turns and then the handler may take to stop, together, once the server's own grace is spent.
 const STOP_GRACE_AT_EXIT: Duration = Duration::from_millis(500);
 
 /// Runs turns. Cloning gives another handle to the same engine.
@@ -200,6 +202,15 @@ impl Engine {
         }
     }
 
+    /// Runs a piece of an adapter's work that must go on when the request's own future is dropped. The server does not
+    /// end before it.
+    pub fn spawn<W>(&self, work: W) -> JoinHandle<W::Output>
+    where
+        W: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.0.tasks.spawn_on(work, &self.0.runtime)
+    }
+
     /// Stops a turn. One that still waits is settled at once; one that runs when its handler has stopped, or at the
     /// end of the grace. One that has ended stays as it is.
     pub fn cancel(&self, turn: &Arc<TurnRecord>, reason: CancelReason) {
@@ -246,12 +257,15 @@ impl Engine {
     pub async fn drain(&self, grace: Duration) {
         self.0.draining.store(true, Ordering::Release);
         self.cancel_all(|on_drain| on_drain == OnDrain::Cancel);
+        let mut stop_grace = self.0.options.stop_grace;
         if tokio::time::timeout(grace, self.all_left()).await.is_err() {
+            let spent = Instant::now();
             self.0.hurrying.store(true, Ordering::Release);
             self.cancel_all(|_| true);
             self.all_left().await;
+            stop_grace = STOP_GRACE_AT_EXIT.saturating_sub(spent.elapsed());
         }
-        self.0.handler.stop().await;
+        self.0.handler.stop(stop_grace).await;
     }
 
     async fn all_left(&self) {

@@ -62,6 +62,7 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
             Turn { id: record.id.clone(), session: session.id.clone(), attempt, state, request: request.clone() };
         drive(engine, &record, &funnel, turn).await
     };
+    funnel.finish();
     let outcome = Arc::new(outcome_of(ended, &funnel));
     log_outcome(&record, &request, &outcome);
     session.end(&record, &outcome);
@@ -96,7 +97,11 @@ async fn drive(engine: &Inner, record: &Arc<TurnRecord>, funnel: &Arc<Funnel>, t
             let reply = within(engine.stop_grace(reason), running).await;
             Ended::Stopped(reason, reply)
         }
-        result = &mut running => Ended::Handler(caught(result)),
+        result = &mut running => match caught(result) {
+            // The switch was pulled after it was looked at above, and the handler has heard it already.
+            Err(_) if record.stop.is_pulled() => Ended::Stopped(record.stop.reason(), None),
+            result => Ended::Handler(result),
+        },
         (limit, after) = limit_reached(engine, &request, funnel) => {
             record.stop.end();
             let reply = within(engine.options.stop_grace, running).await;

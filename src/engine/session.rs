@@ -201,7 +201,8 @@ impl Inner {
             }
             Repeat::ByBody { body } => {
                 let same = |record: &&Arc<TurnRecord>| record.repeat == Repeat::ByBody { body: *body };
-                let live = self.live_records().find(same);
+                // A turn stays the running one for a moment after its end; by then its answer may be delivered.
+                let live = self.live_records().filter(|record| record.ended().is_none()).find(same);
                 Ok(live.or_else(|| self.settled_with(repeat).find(same).filter(|r| self.awaits_retry(r))).cloned())
             }
         }

@@ -12,6 +12,7 @@ pub use sink::{Cancel, Listener, Room, Sink, TurnOver};
 use crate::model::{Answer, Fault, RawJson, SessionId, StateChange, TurnId, TurnRequest};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A turn as its handler sees it. Cloning shares everything.
 #[derive(Debug, Clone)]
@@ -96,8 +97,10 @@ pub trait Handler: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Called once when the server stops, after the last turn; ends everything the handler started.
-    fn stop(&self) -> impl Future<Output = ()> + Send {
+    /// Called once when the server stops, after the last turn; ends everything the handler started. What has not ended by
+    /// itself after `grace` is killed; once the server's own grace is spent that is next to nothing.
+    fn stop(&self, grace: Duration) -> impl Future<Output = ()> + Send {
+        let _ = grace;
         std::future::ready(())
     }
 }
@@ -111,7 +114,7 @@ pub trait DynHandler: Send + Sync + 'static {
     /// See [`Handler::start`].
     fn start(&self) -> BoxFuture<'_, Result<(), String>>;
     /// See [`Handler::stop`].
-    fn stop(&self) -> BoxFuture<'_, ()>;
+    fn stop(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }
 
 impl<H: Handler> DynHandler for H {
@@ -127,7 +130,7 @@ impl<H: Handler> DynHandler for H {
         Box::pin(Handler::start(self))
     }
 
-    fn stop(&self) -> BoxFuture<'_, ()> {
-        Box::pin(Handler::stop(self))
+    fn stop(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(Handler::stop(self, grace))
     }
 }

@@ -207,6 +207,12 @@ pub fn string(text: &str) -> String {
     serde_json::to_string(text).expect("every text is a JSON string")
 }
 
+/// Writes the text as a JSON string behind what is there.
+#[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "writing a string to memory cannot fail")]
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("every text is a JSON string");
+}
+
 /// The value as serde's type, so that a struct can carry it.
 #[must_use]
 pub fn as_raw(json: &RawJson) -> &RawValue {

@@ -206,10 +206,12 @@ async fn heartbeats_come_while_a_request_runs() {
     let server = Server::start(&["--agent", "echo", "--heartbeat", "100ms"]);
     let mut client = server.connect("/").await;
     for (prompt, more) in [("@sleep 1050", json!({})), ("@deaf 1050", json!({"request_id": "q1"}))] {
+        let began = Instant::now();
         client.query_with(prompt, more.clone()).await;
         let mut frames = client.until_terminal().await;
+        let most = usize::try_from(began.elapsed().as_millis() / 100).unwrap();
         assert_eq!(frames.pop().unwrap()["message_type"], "result_message");
-        assert!((4..=10).contains(&frames.len()), "{} heartbeats", frames.len());
+        assert!((4..=most).contains(&frames.len()), "{} heartbeats of at most {most}", frames.len());
         let mut before = 0;
         for frame in frames {
             let elapsed = frame["elapsed_ms"].as_u64().expect("an integer");

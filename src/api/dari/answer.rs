@@ -4,6 +4,7 @@
 
 use super::input::Canned;
 use crate::api::problem;
+use crate::api::server::Hangup;
 use crate::engine::TurnRecord;
 use crate::json;
 use crate::model::{Answer, CancelReason, Ending, FaultCode, Limit, Outcome, StateChange};
@@ -11,6 +12,7 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,17 +32,18 @@ pub fn canned(canned: Canned) -> HttpResponse {
 }
 
 /// The answer that a turn came to.
-pub fn of(turn: Arc<TurnRecord>, outcome: &Outcome) -> HttpResponse {
+pub fn of(receipt: Receipt, outcome: &Outcome) -> HttpResponse {
     match body(outcome) {
-        Ok(text) => ok().body(BoxBody::new(Delivery { bytes: Some(text.into()), turn })),
+        Ok(text) => ok().body(BoxBody::new(Delivery { bytes: Some(text.into()), receipt })),
         Err((status, detail)) => problem::detail(status, detail),
     }
 }
 
 /// The same, with a blank at every period until it is there: for proxies that cut silent connections. The status is
 /// 200 whatever comes.
-pub fn with_blanks(turn: Arc<TurnRecord>, period: Duration) -> HttpResponse {
+pub fn with_blanks(receipt: Receipt, period: Duration) -> HttpResponse {
     let (chunks, taken) = mpsc::channel(1);
+    let turn = receipt.turn.clone();
     actix_web::rt::spawn(async move {
         let outcome = loop {
             match tokio::time::timeout(period, turn.outcome()).await {
@@ -49,13 +52,12 @@ pub fn with_blanks(turn: Arc<TurnRecord>, period: Duration) -> HttpResponse {
                 Err(_) => {}
             }
         };
-        let text = body(&outcome).unwrap_or_else(|(_, detail)| format!(r#"{{"detail":{}}}"#, json::string(detail)));
-        // Taken by the connection, which then asks for more: the last chunk was written.
-        if chunks.send(text.into()).await.is_ok() && chunks.reserve().await.is_ok() {
-            turn.mark_delivered();
-        }
+        let text = body(&outcome)
+            .unwrap_or_else(|(_, detail)| format!(r#"{{"detail":{}}}"#, json::string(detail)).into_bytes());
+        // Nobody takes it: the connection is gone.
+        let _ = chunks.send(text.into()).await;
     });
-    ok().body(BoxBody::new(Blanks(taken)))
+    ok().body(BoxBody::new(Blanks { chunks: taken, receipt }))
 }
 
 fn ok() -> HttpResponseBuilder {
@@ -64,35 +66,38 @@ fn ok() -> HttpResponseBuilder {
     answer
 }
 
-fn body(outcome: &Outcome) -> Result<String, (StatusCode, &'static str)> {
-    let text = match &outcome.ending {
-        Ending::Answered(Answer::Text(text)) if text.trim().is_empty() => "The agent gave no answer.".to_owned(),
-        Ending::Answered(Answer::Text(text)) => text.clone(),
-        Ending::Answered(Answer::Structured(value)) => json::compact(value.as_str()).into_owned(),
+fn body(outcome: &Outcome) -> Result<Vec<u8>, (StatusCode, &'static str)> {
+    let text: Cow<'_, str> = match &outcome.ending {
+        Ending::Answered(Answer::Text(text)) if text.trim().is_empty() => "The agent gave no answer.".into(),
+        Ending::Answered(Answer::Text(text)) => text.into(),
+        Ending::Answered(Answer::Structured(value)) => json::compact(value.as_str()),
         Ending::Failed(fault) if fault.code == FaultCode::Internal => {
             return Err((StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
         }
         Ending::Failed(fault) if fault.code == FaultCode::Draining => {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
         }
-        Ending::Failed(fault) if fault.message.trim().is_empty() => "The turn failed.".to_owned(),
-        Ending::Failed(fault) => fault.message.clone(),
+        Ending::Failed(fault) if fault.message.trim().is_empty() => "The turn failed.".into(),
+        Ending::Failed(fault) => fault.message.as_str().into(),
         Ending::Cancelled(CancelReason::Draining) | Ending::Interrupted => {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
         }
-        Ending::Cancelled(_) => "The turn was cancelled.".to_owned(),
-        Ending::TimedOut { limit, after, partial } => cut(*limit, *after, partial),
+        Ending::Cancelled(_) => "The turn was cancelled.".into(),
+        Ending::TimedOut { limit, after, partial } => cut(*limit, *after, partial).into(),
     };
-    let mut body = format!(r#"{{"text":{}"#, json::string(&text));
+    let state_bytes = if let StateChange::Set(state) = &outcome.state { state.as_str().len() } else { 0 };
+    let mut body = Vec::with_capacity(text.len() + text.len() / 8 + state_bytes + 32);
+    body.extend_from_slice(br#"{"text":"#);
+    json::write_string(&mut body, &text);
     match &outcome.state {
         StateChange::Keep => {}
-        StateChange::Clear => body.push_str(r#","state":null"#),
+        StateChange::Clear => body.extend_from_slice(br#","state":null"#),
         StateChange::Set(state) => {
-            body.push_str(r#","state":"#);
-            body.push_str(state.as_str());
+            body.extend_from_slice(br#","state":"#);
+            body.extend_from_slice(state.as_str().as_bytes());
         }
     }
-    body.push('}');
+    body.push(b'}');
     Ok(body)
 }
 
@@ -105,11 +110,27 @@ fn cut(limit: Limit, after: Duration, partial: &str) -> String {
     if partial.trim().is_empty() { why } else { format!("{partial}\n\n{why}") }
 }
 
-/// The body of an answer. It counts as delivered when the connection has polled it to its end; a caller who went away
-/// before drops it unpolled.
+/// Who waits for an answer, and for which.
+pub struct Receipt {
+    pub turn: Arc<TurnRecord>,
+    pub caller: Option<Hangup>,
+}
+
+impl Receipt {
+    /// The connection has polled the answer to its end, so it counts as delivered, unless the caller has gone meanwhile.
+    /// Bodies of callers who went before are dropped unpolled. But when the caller's end and the turn's come at once (on
+    /// a busy machine, or after a pause), the HTTP library still polls the body once, and then drops it.
+    fn sign(&self) {
+        if !self.caller.as_ref().is_some_and(Hangup::is_gone) {
+            self.turn.mark_delivered();
+        }
+    }
+}
+
+/// The body of an answer.
 struct Delivery {
     bytes: Option<Bytes>,
-    turn: Arc<TurnRecord>,
+    receipt: Receipt,
 }
 
 impl MessageBody for Delivery {
@@ -124,12 +145,16 @@ impl MessageBody for Delivery {
         if let Some(bytes) = this.bytes.take() {
             return Poll::Ready(Some(Ok(bytes)));
         }
-        this.turn.mark_delivered();
+        this.receipt.sign();
         Poll::Ready(None)
     }
 }
 
-struct Blanks(mpsc::Receiver<Bytes>);
+/// The body of an answer with blanks before it.
+struct Blanks {
+    chunks: mpsc::Receiver<Bytes>,
+    receipt: Receipt,
+}
 
 impl MessageBody for Blanks {
     type Error = Infallible;
@@ -139,6 +164,12 @@ impl MessageBody for Blanks {
     }
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
-        self.get_mut().0.poll_recv(cx).map(|chunk| chunk.map(Ok))
+        let this = self.get_mut();
+        let chunk = this.chunks.poll_recv(cx);
+        // The answer is the last thing that comes.
+        if matches!(chunk, Poll::Ready(None)) {
+            this.receipt.sign();
+        }
+        chunk.map(|chunk| chunk.map(Ok))
     }
 }

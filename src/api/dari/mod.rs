@@ -9,10 +9,12 @@ mod instructions;
 
 use super::body::{self, BodyError};
 use super::{Runtime, problem};
+use crate::engine::Ticket;
 use crate::json::{self, FingerprintBuilder};
 use crate::model::{Conflict, Fault, FaultCode, OnDrain, Repeat, SessionId, StateIn, TurnRequest};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
+use answer::Receipt;
 use bytes::Bytes;
 use input::{Canned, Input, InputText, Malformed, UserTurn, Workspace};
 use instructions::Finder;
@@ -77,14 +79,14 @@ impl Dari {
     }
 
     /// Reads a body as far as a turn.
-    fn prepare(&self, body: &[u8], idempotency_key: Option<String>) -> Prepared {
-        let Ok(text) = json::check(body) else { return Prepared::Refused(Refused::NotJson) };
+    fn prepare(&self, body: &[u8], idempotency_key: Option<String>) -> Result<Box<TurnRequest>, NoTurn> {
+        let text = json::check(body).map_err(|_| Refused::NotJson)?;
         let workspace = Workspace::new(&self.options.workspace);
         match input::read(text, &|attachment| workspace.resolve(attachment)) {
-            Err(Malformed::NotAnObject) => Prepared::Refused(Refused::NotAnObject),
-            Err(Malformed::NoUserInput) => Prepared::Refused(Refused::NoUserInput),
-            Ok(Input::NotATurn(canned)) => Prepared::Canned(canned),
-            Ok(Input::Turn(turn)) => Prepared::Turn(Box::new(self.turn_request(turn, idempotency_key))),
+            Err(Malformed::NotAnObject) => Err(Refused::NotAnObject.into()),
+            Err(Malformed::NoUserInput) => Err(Refused::NoUserInput.into()),
+            Ok(Input::NotATurn(canned)) => Err(NoTurn::Canned(canned)),
+            Ok(Input::Turn(turn)) => Ok(Box::new(self.turn_request(turn, idempotency_key))),
         }
     }
 
@@ -137,10 +139,30 @@ fn identity(input: &InputText<'_>) -> FingerprintBuilder {
     }
 }
 
-enum Prepared {
-    Turn(Box<TurnRequest>),
+/// Why no turn came of a request.
+enum NoTurn {
+    /// It is none.
     Canned(Canned),
+    /// It cannot be understood.
     Refused(Refused),
+    /// The engine does not take it.
+    Fault(Fault),
+}
+
+impl From<Refused> for NoTurn {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl NoTurn {
+    fn answer(self) -> HttpResponse {
+        match self {
+            Self::Canned(canned) => answer::canned(canned),
+            Self::Refused(refused) => refused.answer(),
+            Self::Fault(fault) => not_taken(&fault),
+        }
+    }
 }
 
 /// Why a request is no turn. One row each of the spec's section 2.8.
@@ -168,20 +190,35 @@ impl Refused {
     }
 }
 
-/// One turn: `POST` on the advance path.
+/// One turn: `POST` on the advance path. The turn goes on when the caller goes away and this future with it.
 pub async fn advance(request: HttpRequest, payload: web::Payload, runtime: web::Data<Runtime>) -> HttpResponse {
-    match receive(&request, payload, &runtime).await {
-        Ok(Prepared::Turn(turn)) => run(*turn, &runtime).await,
-        Ok(Prepared::Canned(canned)) => answer::canned(canned),
-        Ok(Prepared::Refused(refused)) | Err(refused) => refused.answer(),
+    let ticket = match receive(&request, payload, &runtime).await {
+        Ok((body, key)) => admit(body, key, &runtime).await,
+        Err(refused) => Err(refused.into()),
+    };
+    let ticket = match ticket {
+        Ok(ticket) => ticket,
+        Err(none) => return none.answer(),
+    };
+    if ticket.is_repeat {
+        tracing::info!(turn = %ticket.turn.id, "a repeat: it gets the answer of the turn before");
+    }
+    let receipt = Receipt { turn: ticket.turn, caller: request.conn_data().cloned() };
+    match runtime.dari.options.keepalive {
+        Some(period) => answer::with_blanks(receipt, period),
+        None => {
+            let outcome = receipt.turn.outcome().await;
+            answer::of(receipt, &outcome)
+        }
     }
 }
 
+/// Reads the whole body, and the key in the head that may name the request.
 async fn receive(
     request: &HttpRequest,
     payload: web::Payload,
     runtime: &web::Data<Runtime>,
-) -> Result<Prepared, Refused> {
+) -> Result<(Bytes, Option<String>), Refused> {
     let encoding = request.headers().get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refused::Encoded);
@@ -198,35 +235,27 @@ async fn receive(
     )?;
     let key = header(header::HeaderName::from_static("idempotency-key"));
     let key = key.filter(|key| (1..=256).contains(&key.len())).map(str::to_owned);
+    Ok((body, key))
+}
+
+/// Submits what a body asks for.
+async fn admit(body: Bytes, key: Option<String>, runtime: &web::Data<Runtime>) -> Result<Ticket, NoTurn> {
     if body.len() <= LARGE_BODY_BYTES && runtime.dari.instructions.is_fresh() {
-        return Ok(runtime.dari.prepare(&body, key));
+        let turn = runtime.dari.prepare(&body, key)?;
+        return runtime.engine.submit(*turn).await.map_err(NoTurn::Fault);
     }
-    let runtime = runtime.clone();
-    let prepared = tokio::task::spawn_blocking(move || runtime.dari.prepare(&body, key)).await;
-    // Reading does not panic; were it to, this one request is refused.
-    Ok(prepared.unwrap_or(Prepared::Refused(Refused::NotJson)))
+    let (reader, submitter) = (runtime.clone(), runtime.clone());
+    // The request is complete: were its caller lost while it is read, its turn would be too if this future did it.
+    let admitting = runtime.engine.spawn(async move {
+        let turn = tokio::task::spawn_blocking(move || reader.dari.prepare(&body, key)).await;
+        // Reading does not panic; were it to, this one request is refused.
+        let turn = turn.unwrap_or_else(|_| Err(Refused::NotJson.into()))?;
+        submitter.engine.submit(*turn).await.map_err(NoTurn::Fault)
+    });
+    admitting.await.unwrap_or_else(|_| Err(NoTurn::Fault(Fault::new(FaultCode::Internal, "internal error"))))
 }
 
-/// Runs the turn. It goes on when the caller goes away and this future with it.
-async fn run(turn: TurnRequest, runtime: &web::Data<Runtime>) -> HttpResponse {
-    match runtime.engine.submit(turn).await {
-        Ok(ticket) => {
-            if ticket.is_repeat {
-                tracing::info!(turn = %ticket.turn.id, "a repeat: it gets the answer of the turn before");
-            }
-            match runtime.dari.options.keepalive {
-                Some(period) => answer::with_blanks(ticket.turn, period),
-                None => {
-                    let outcome = ticket.turn.outcome().await;
-                    answer::of(ticket.turn, &outcome)
-                }
-            }
-        }
-        Err(fault) => refused(&fault),
-    }
-}
-
-fn refused(fault: &Fault) -> HttpResponse {
+fn not_taken(fault: &Fault) -> HttpResponse {
     let detail = match fault.code {
         FaultCode::QueueFull | FaultCode::ServerFull => "turn queue is full",
         FaultCode::Draining => "shutting down",

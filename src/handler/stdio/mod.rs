@@ -205,7 +205,7 @@ impl Handler for StdioHandler {
         lease.worker.run(&turn, sink, &cancel).await
     }
 
-    async fn stop(&self) {
+    async fn stop(&self, grace: Duration) {
         let all = {
             let mut ready = self.ready();
             ready.stopped = true;
@@ -214,7 +214,7 @@ impl Handler for StdioHandler {
             std::mem::take(&mut ready.all)
         };
         for worker in &all {
-            worker.stop(self.options.stop_grace);
+            worker.stop(grace);
         }
         for worker in &all {
             worker.gone().await;

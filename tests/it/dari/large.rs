@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 const MAX_BODY: usize = 64 << 20;
 
 fn sha256(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 /// A prompt of this many bytes that asks for its own digest, and whose JSON is longer than itself.

@@ -125,13 +125,13 @@ async fn cut(dari: &Dari) {
             let mut connection = dari.connect().await;
             connection.send(&http::head("POST", ADVANCE, &[("Content-Length", length)])).await;
             connection.send(part.as_bytes()).await;
-            if reset { connection.reset() } else { connection.close() }
+            if reset { connection.reset().await } else { connection.close().await }
         }
     }
     let mut connection = dari.connect().await;
     connection.send(&http::head("POST", ADVANCE, &[("Transfer-Encoding", "chunked")])).await;
     connection.send(b"11\r\n{\"input\":\"whole\"}\r\n").await;
-    connection.close();
+    connection.close().await;
     dari.is_healthy().await;
     // A turn of the same session comes after everything that was taken in before it.
     dari.turn(&json!({"input": "next"})).await;
@@ -149,7 +149,8 @@ async fn heads(dari: &Dari) {
         assert_eq!(answer.body, expected, "{method}");
         dari.is_healthy().await;
     }
-    let strays = ["/", "/runtime", "/runtime/advance/x", "/RUNTIME/ADVANCE", "/advance", "/health/x", "/%2e%2e/x", "//"];
+    let strays =
+        ["/", "/runtime", "/runtime/advance/x", "/RUNTIME/ADVANCE", "/advance", "/health/x", "/%2e%2e/x", "//"];
     for path in strays {
         for method in ["GET", "POST"] {
             let answer = dari.request(method, path, &[], b"").await;

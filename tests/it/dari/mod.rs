@@ -81,9 +81,10 @@ impl Dari {
         Self::start_with(mode, &[], |_| {})
     }
 
-    pub fn start_with(mode: Mode, more: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+    /// The same with more options, and a last word on the command.
+    pub fn start_with(mode: Mode, options: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let stub = Stub::new();
-        let mut command = command(&stub, None, more);
+        let mut command = command(&stub, None, options);
         command.args(["--port", "0"]);
         change(&mut command);
         Self::of(mode, Server::spawn(command), stub)
@@ -118,12 +119,13 @@ impl Dari {
         }
         connection.send(&http::request(method, path, &headers, body)).await;
         let answer = connection.answer_within(method, PATIENCE * 2).await;
-        match self.mode {
-            Mode::Close => assert!(connection.is_ended_by_server().await, "the connection goes on after {answer:?}"),
-            Mode::KeepAlive => {
-                assert_eq!(answer.header("connection"), None, "the connection is not kept: {answer:?}");
-                self.idle.lock().unwrap().push(connection);
-            }
+        // A body that was refused unread ends its connection; nothing else does.
+        let ends = answer.status >= 400 && answer.header("connection") == Some("close");
+        if self.mode == Mode::Close || ends {
+            assert!(connection.is_ended_by_server().await, "the connection goes on after {answer:?}");
+        } else {
+            assert_eq!(answer.header("connection"), None, "the connection is not kept: {answer:?}");
+            self.idle.lock().unwrap().push(connection);
         }
         if path.split('?').next().unwrap().trim_end_matches('/') == ADVANCE && method != "HEAD" {
             holds_the_contract(&answer);
@@ -160,6 +162,13 @@ impl Dari {
     }
 }
 
+/// The body of an error, except that of health.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refusal {
+    detail: String,
+}
+
 /// The body of a user turn's answer.
 pub fn turn_body(answer: &HttpAnswer) -> Body {
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -177,11 +186,6 @@ pub fn holds_the_contract(answer: &HttpAnswer) {
             assert!(!turn_body(answer).text.is_empty(), "an empty text: {answer:?}");
         }
         return;
-    }
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Refusal {
-        detail: String,
     }
     let refusal: Refusal = serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
     assert!(!refusal.detail.is_empty(), "{answer:?}");

@@ -10,16 +10,17 @@ use std::time::Duration;
 
 pub async fn order(mode: Mode) {
     let dari = Dari::start(mode);
-    let dari = &dari;
-    let ask = |n: u64| async move {
-        tokio::time::sleep(Duration::from_millis(50 * n)).await;
+    let mut callers = Vec::new();
+    for n in 1..=3 {
         let (begin, end) = (format!("mark begin {n}"), format!("mark end {n}"));
         let prompt = script(&[&begin, "delay 0.4", &end, &format!("say {n}")]);
         // Each goes on from the state that the platform had when the user wrote: the same for all of them.
-        dari.turn(&json!({"input": prompt, "state": {"v": 1}})).await.text
-    };
-    let answers = tokio::join!(ask(1), ask(2), ask(3));
-    assert_eq!(answers, ("1".to_owned(), "2".to_owned(), "3".to_owned()));
+        callers.push(dari.post_and_hold(&json!({"input": prompt, "state": {"v": 1}})).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for (caller, n) in callers.iter_mut().zip(1..) {
+        assert_eq!(turn_body(&caller.answer("POST").await).text, n.to_string(), "no 409");
+    }
     assert_eq!(dari.stub.marks(), ["begin 1", "end 1", "begin 2", "end 2", "begin 3", "end 3"]);
 }
 

@@ -37,11 +37,9 @@ async fn check_23_pause() {
     signal_all(&kept, Signal::SIGSTOP);
     signal_all(&lost, Signal::SIGSTOP);
     signal_all(&idle, Signal::SIGSTOP);
-    goes.close();
-    tokio::join!(
-        tokio::time::sleep(Duration::from_secs(60)),
-        malformed::stalled(&calm, Duration::from_secs(60)),
-    );
+    goes.close().await;
+    let minute = Duration::from_mins(1);
+    tokio::join!(tokio::time::sleep(minute), malformed::stalled(&calm, minute));
     signal_all(&kept, Signal::SIGCONT);
     signal_all(&lost, Signal::SIGCONT);
     signal_all(&idle, Signal::SIGCONT);
@@ -129,11 +127,5 @@ async fn check_25_drain() {
     let plain = [("STUB_MODE", "plain")];
     let deaf = [("STUB_TERM", "ignore")];
     let deaf_plain = [("STUB_MODE", "plain"), ("STUB_TERM", "ignore")];
-    tokio::join!(
-        finishes(),
-        is_cut(&[], false),
-        is_cut(&plain, false),
-        is_cut(&deaf, true),
-        is_cut(&deaf_plain, true),
-    );
+    tokio::join!(finishes(), is_cut(&[], false), is_cut(&plain, false), is_cut(&deaf, true), is_cut(&deaf_plain, true),);
 }

@@ -27,7 +27,8 @@ async fn ended(dari: &Dari, turns: usize) {
 }
 
 pub async fn duplicate_in_flight(mode: Mode) {
-    for (has_id, mut body) in with_and_without_id(&json!({"input": script(&["delay 3"]), "state": {"b": 1, "a": [2]}})) {
+    for (has_id, mut body) in with_and_without_id(&json!({"input": script(&["delay 3"]), "state": {"b": 1, "a": [2]}}))
+    {
         let dari = Dari::start(mode);
         let began = Instant::now();
         let ask = async |copy: u64| {
@@ -125,13 +126,17 @@ impl Loss {
     /// Loses the caller of the turn that waits for this gate, and has the turn end after that.
     async fn happens(self, dari: &Dari, caller: Http, gate: &str) {
         match self {
-            Self::Close => caller.close(),
-            Self::Reset => caller.reset(),
+            Self::Close => caller.close().await,
+            Self::Reset => caller.reset().await,
             Self::CloseAsleep | Self::ResetAsleep => {
                 dari.server.signal(Signal::SIGSTOP);
                 // A signal takes effect when it is taken; until then the server would still see the caller go.
                 eventually("the server to stand still", || is_stopped(dari.server.pid()).then_some(())).await;
-                if matches!(self, Self::CloseAsleep) { caller.close() } else { caller.reset() }
+                if matches!(self, Self::CloseAsleep) {
+                    caller.close().await;
+                } else {
+                    caller.reset().await;
+                }
                 dari.stub.open(gate);
                 // The handler's answer is in the pipe a moment after its mark.
                 dari.stub.marked(&format!("past {gate}")).await;
@@ -210,6 +215,7 @@ pub async fn disconnect_without_id(mode: Mode) {
     several_callers(&talkative(mode)).await;
     while_it_is_written(&talkative(mode)).await;
     right_after_the_request(&talkative(mode)).await;
+    after_blanks().await;
 }
 
 /// With several attached callers one complete delivery is enough, and none is none.
@@ -218,8 +224,8 @@ async fn several_callers(dari: &Dari) {
     let callers = [dari.post_and_hold(&body).await, dari.post_and_hold(&body).await];
     dari.stub.called(1).await;
     let [first, second] = callers;
-    first.close();
-    second.reset();
+    first.close().await;
+    second.reset().await;
     dari.stub.open("all gone");
     ended(dari, 1).await;
     // The first of these gets what is stored and so ends the waiting for a retry.
@@ -232,7 +238,7 @@ async fn several_callers(dari: &Dari) {
     let gone = dari.post_and_hold(&body).await;
     dari.stub.called(3).await;
     let mut stays = dari.post_and_hold(&body).await;
-    gone.close();
+    gone.close().await;
     dari.stub.open("one stays");
     let answer: HttpAnswer = stays.answer("POST").await;
     turn_body(&answer);
@@ -248,7 +254,11 @@ async fn while_it_is_written(dari: &Dari) {
         let mut caller = dari.post_and_hold(&body).await;
         assert!(caller.read_some().await > 0, "the answer has begun");
         // What is unread turns a close into a reset, too; this way both kinds of bookkeeping on our side are seen.
-        if reset { caller.reset() } else { caller.close() }
+        if reset {
+            caller.reset().await;
+        } else {
+            caller.close().await;
+        }
         let stored = dari.post(&body).await;
         assert_eq!(stored.body.len(), 30_000_000 + r#"{"text":""}"#.len());
         assert_eq!(dari.calls(), calls, "reset: {reset}");
@@ -258,13 +268,44 @@ async fn while_it_is_written(dari: &Dari) {
 /// A request that has arrived whole runs, also if its caller is gone in the same moment.
 async fn right_after_the_request(dari: &Dari) {
     for (calls, size) in [(1, 10), (2, 3_000_000), (3, 10), (4, 3_000_000)] {
-        let body = json!({"input": format!("{calls} {}", "x".repeat(size))});
-        dari.post_and_hold(&body).await.close();
+        let gate = format!("go {calls}");
+        let body = json!({"input": script(&[&dari.stub.gate(&gate), "end", &"x".repeat(size)])});
+        dari.post_and_hold(&body).await.close().await;
         dari.stub.called(calls).await;
+        dari.stub.open(&gate);
         ended(dari, calls).await;
         dari.turn(&body).await;
         assert_eq!(dari.calls(), calls, "nobody had the answer, so it is still there");
     }
+}
+
+/// Section 4.3: blanks before an answer are no part of it, and a caller who has had nothing else has not got it.
+async fn after_blanks() {
+    let dari = Dari::start_with(Mode::Close, &["--keepalive-seconds", "1", "--log-level", "turnhost=debug"], |_| {});
+    for (calls, loss) in [(1, Loss::Close), (3, Loss::Reset), (5, Loss::CloseAsleep)] {
+        let gate = format!("go {calls}");
+        let body = gated(&dari, &gate);
+        let mut caller = dari.post_and_hold(&body).await;
+        let head = caller.read_some().await;
+        eventually_more(&mut caller, head).await;
+        dari.stub.called(calls).await;
+        loss.happens(&dari, caller, &gate).await;
+        dari.stub.open(&gate);
+        ended(&dari, calls).await;
+        let retry = async || dari.post_and_hold(&body).await.answer("POST").await;
+        let stored = retry().await;
+        let id = dari.stub.last_call().id;
+        assert_eq!(stored.body.trim_start(), json!({"text": format!("done {id}")}).to_string(), "{loss:?}");
+        assert_eq!(dari.calls(), calls, "{loss:?}");
+        retry().await;
+        assert_eq!(dari.calls(), calls + 1, "{loss:?}");
+        ended(&dari, calls + 1).await;
+    }
+}
+
+/// Reads until more than so many bytes have come.
+async fn eventually_more(caller: &mut Http, than: usize) {
+    while caller.read_some().await <= than {}
 }
 
 pub async fn disconnect_then_another(mode: Mode) {

@@ -142,7 +142,7 @@ async fn polled() -> Vec<(Health, Duration)> {
     dari.is_healthy().await;
     let delta = r#"raw {"type":"delta","id":"{{id}}","text":"word "}"#;
     let mut steps = vec!["delay 0.5"];
-    steps.extend([delta; 2000]);
+    steps.extend(std::iter::repeat_n(delta, 2000));
     steps.push("delay 1");
     assert_eq!(dari.calls(), 0, "a health check is no turn");
     dari.turn(&json!({"input": script(&steps)})).await;

@@ -1,6 +1,6 @@
 //! An HTTP/1.1 client that does nothing by itself: the test decides about every byte and about how a connection ends.
 
-use super::{HttpAnswer, PATIENCE};
+use super::{HttpAnswer, PATIENCE, eventually};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,7 +33,7 @@ pub fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
         head.push_str("Host: 127.0.0.1\r\n");
     }
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([name, ": ", value, "\r\n"]);
     }
     head.push_str("\r\n");
     head.into_bytes()
@@ -79,11 +79,18 @@ impl Http {
     }
 
     /// Closes with a FIN. (The system sends a reset instead if there are bytes that nobody has read.)
-    pub fn close(self) {}
+    pub async fn close(self) {
+        let connection = (self.stream.peer_addr().unwrap(), self.stream.local_addr().unwrap());
+        drop(self.stream);
+        // A program that another test is just starting has a copy of every socket for a moment: as long as it has, the
+        // connection lives.
+        eventually("the end of the connection", || (!is_established(connection)).then_some(())).await;
+    }
 
     /// Closes with a reset.
-    pub fn reset(self) {
+    pub async fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        self.close().await;
     }
 
     async fn read_answer(&mut self, method: &str) -> HttpAnswer {
@@ -156,12 +163,21 @@ impl Http {
 
     /// Reads what is there; false at the end of the connection, however it ended.
     async fn more(&mut self) -> bool {
+        self.buffer.reserve(64 << 10);
         matches!(self.stream.read_buf(&mut self.buffer).await, Ok(read) if read > 0)
     }
 
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.buffer).into_owned()
     }
+}
+
+/// Whether the system takes the server's end of a connection, `(server, client)`, for open on both sides.
+fn is_established((server, client): (SocketAddr, SocketAddr)) -> bool {
+    let (local, remote) = (format!(":{:04X}", server.port()), format!(":{:04X}", client.port()));
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.into_iter().any(|row| row[1].ends_with(&local) && row[2].ends_with(&remote) && row[3] == "01")
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {

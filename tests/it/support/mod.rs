@@ -155,7 +155,7 @@ impl Server {
         let kept = out.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                kept.lock().unwrap().push_str(&format!("{line}\n"));
+                kept.lock().unwrap().extend([line.as_str(), "\n"]);
                 let _ = lines.send(line);
             }
         });
