@@ -32,9 +32,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// After the last outcome, answers get this long to reach their callers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// Hosts wait a second beyond the grace before they kill: everything but the turns has to fit into less.
-const AFTER_GRACE: Duration = Duration::from_millis(800);
+const AFTER_GRACE: Duration = Duration::from_millis(600);
 /// What the last answers get of it in any case.
-const LAST_ANSWERS_AT_LEAST: Duration = Duration::from_millis(300);
+const LAST_ANSWERS_AT_LEAST: Duration = Duration::from_millis(200);
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -112,11 +112,7 @@ impl Hangup {
 
     /// Shuts both directions down: what is not sent yet is lost.
     pub fn shutdown(&self) {
-        self.stop(Shutdown::Both);
-    }
-
-    fn stop(&self, how: Shutdown) {
-        if let Err(error) = socket2::SockRef::from(&self.0).shutdown(how) {
+        if let Err(error) = socket2::SockRef::from(&self.0).shutdown(Shutdown::Both) {
             tracing::debug!(%error, "a connection was gone before it was shut down");
         }
     }

@@ -468,3 +468,49 @@ async fn what_is_said_after_the_end_goes_nowhere() {
     let sink = kept.lock().unwrap().take().unwrap();
     assert_eq!(sink.text("late").await, Err(crate::handler::TurnOver));
 }
+
+/// Says its prompt word by word, as deltas of two blocks in turn, and waits to be stopped.
+struct Spelling;
+
+impl Handler for Spelling {
+    fn name(&self) -> &'static str {
+        "spelling"
+    }
+
+    async fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> Result<Reply, Failure> {
+        for piece in turn.request.prompt.split('|') {
+            for block in [None, Some("b".into())] {
+                let _ = sink.say(Event::TextDelta { block, text: piece.into() }).await;
+            }
+        }
+        cancel.fired().await;
+        Err(Fault::new(FaultCode::HandlerFailed, "stopped").into())
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_split_between_deltas_is_found() {
+    let redactor = Redactor::new(&[crate::redact::Secret::new("sesame-0123")]);
+    let options = EngineOptions { turn_timeout: Some(Duration::from_millis(50)), ..EngineOptions::default() };
+    let store = Arc::new(MemoryStore::default());
+    let engine = Engine::new(options, Arc::new(Spelling), store, redactor, TaskTracker::new());
+    let (ticket, mut follower) = engine.submit_and_follow(request("s", "open |ses|ame-01|23| and ses")).await.unwrap();
+    let Ending::TimedOut { partial, .. } = &ticket.turn.outcome().await.ending else { panic!("not cut") };
+    assert!(partial.contains("open ") && !partial.contains("sesame"), "{partial}");
+    let mut blocks = std::collections::BTreeMap::<_, String>::new();
+    let mut over = false;
+    while !over {
+        for item in follower.next(1 << 16).await {
+            let Followed::Entry(entry) = item else { panic!("a gap: {item:?}") };
+            match &entry.what {
+                What::Said(Event::TextDelta { block, text }) => {
+                    blocks.entry(block.clone()).or_default().push_str(text);
+                }
+                What::Ended(_) => over = true,
+                _ => {}
+            }
+        }
+    }
+    // Whole at the end, what was held back for a moment included.
+    assert_eq!(blocks.into_values().collect::<Vec<_>>(), ["open [REDACTED] and ses"; 2]);
+}

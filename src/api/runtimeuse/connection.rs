@@ -78,14 +78,14 @@ impl Connection {
         reader.read(&mut messages).await;
         // The reader is through; the writer ends when it has written what was ordered, or cannot.
         let written = tokio::time::timeout(LAST_WORDS, writing).await;
+        if self.lifetime == Lifetime::Connection {
+            self.runtime.engine.close_connection_session(&self.session);
+        }
         if let Some(hangup) = &self.hangup {
             match written {
                 Ok(_) => hangup.after_reading_away(LAST_WORDS).await,
                 Err(_) => hangup.shutdown(),
             }
-        }
-        if self.lifetime == Lifetime::Connection {
-            self.runtime.engine.close_connection_session(&self.session);
         }
     }
 }
