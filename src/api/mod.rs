@@ -5,6 +5,7 @@
 mod auth;
 mod body;
 mod dari;
+mod hangup;
 mod health;
 mod problem;
 mod routes;

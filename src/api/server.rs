@@ -3,7 +3,7 @@
 //! Owns what happens between `bind` and exit. `Server::builder` is the way in for people who embed turnhost.
 
 use super::dari::{Dari, DariOptions};
-use super::{Access, ApiLimits, Protocol, Runtime, routes, unread};
+use super::{Access, ApiLimits, Protocol, Runtime, hangup, routes, unread};
 use crate::engine::{Engine, EngineOptions};
 use crate::handler::{DynHandler, Handler};
 use crate::redact::{Redactor, Secret};
@@ -11,14 +11,10 @@ use crate::store::{MemoryStore, Store};
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::any::Any;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -94,42 +90,6 @@ pub struct Listening {
     address: SocketAddr,
 }
 
-/// A connection seen from outside. Ends it: a WebSocket's own close frame waits behind data that a stalled peer does not
-/// take. And tells whether the peer is gone, which the HTTP library may notice a moment too late.
-#[derive(Clone, Debug)]
-pub struct Hangup(Arc<OwnedFd>);
-
-impl Hangup {
-    /// Whether the peer has closed or reset the connection, as far as the system knows by now. Data that nobody has
-    /// read yet does not hide it.
-    pub fn is_gone(&self) -> bool {
-        // nix has no name for this one: the peer has closed at least its half.
-        let closed = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
-        let mut asked = [PollFd::new(self.0.as_fd(), closed)];
-        // A reset is reported without being asked for.
-        matches!(poll(&mut asked, PollTimeout::ZERO), Ok(count) if count > 0)
-    }
-
-    /// Shuts both directions down: what is not sent yet is lost.
-    pub fn shutdown(&self) {
-        if let Err(error) = socket2::SockRef::from(&self.0).shutdown(Shutdown::Both) {
-            tracing::debug!(%error, "a connection was gone before it was shut down");
-        }
-    }
-
-    /// Shuts down after the peer has, or after this time; what it still sends is read and dropped. Closed with bytes
-    /// unread, a socket resets the connection, and what was written last may be lost with it.
-    pub async fn after_reading_away(&self, within: Duration) {
-        let stream = self.0.try_clone().and_then(|descriptor| tokio::net::TcpStream::from_std(descriptor.into()));
-        if let Ok(mut stream) = stream {
-            let mut waste = vec![0; 16 << 10];
-            let all = async { while matches!(stream.read(&mut waste).await, Ok(1..)) {} };
-            let _ = tokio::time::timeout(within, all).await;
-        }
-        self.shutdown();
-    }
-}
-
 impl Server {
     /// Starts a description of a server.
     #[must_use]
@@ -196,7 +156,7 @@ impl Server {
         .client_disconnect_timeout(Duration::ZERO)
         // A caller that closes its half is gone: without this a lost caller looks like one that still listens.
         .h1_allow_half_closed(false)
-        .on_connect(note_hangup);
+        .on_connect(hangup::note);
         for listener in listeners {
             server = server.listen(listener).map_err(|error| ServerError::Bind { address, error })?;
         }
@@ -204,15 +164,6 @@ impl Server {
         let handle = server.handle();
         let serving = tokio::spawn(server);
         Ok(Listening { engine, handle, serving, stopping, tasks, grace: builder.grace, handler, address })
-    }
-}
-
-fn note_hangup(connection: &dyn Any, extensions: &mut actix_web::dev::Extensions) {
-    if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-        let _ = stream.set_nodelay(true);
-        if let Ok(descriptor) = stream.as_fd().try_clone_to_owned() {
-            extensions.insert(Hangup(Arc::new(descriptor)));
-        }
     }
 }
 

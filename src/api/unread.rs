@@ -3,7 +3,7 @@
 //! Owns both. Left to itself the HTTP library reads the rest of a chunked body for as long as that takes, and closes
 //! other connections at once: with bytes unread that is a reset, which may overtake the answer.
 
-use super::server::Hangup;
+use super::hangup::Hangup;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;

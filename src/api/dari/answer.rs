@@ -3,8 +3,8 @@
 //! Owns the body's bytes: they are made from the recorded outcome alone, so every repeat gets the same ones.
 
 use super::input::Canned;
+use crate::api::hangup::Hangup;
 use crate::api::problem;
-use crate::api::server::Hangup;
 use crate::engine::TurnRecord;
 use crate::json;
 use crate::model::{Answer, CancelReason, Ending, FaultCode, Limit, Outcome, StateChange};

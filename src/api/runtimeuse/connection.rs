@@ -10,7 +10,7 @@ use super::frames::{self, Context};
 use super::inspect::Seen;
 use super::read::{self, Incoming, Invocation, Refusal};
 use crate::api::Runtime;
-use crate::api::server::Hangup;
+use crate::api::hangup::Hangup;
 use crate::engine::{Followed, Follower, TurnRecord};
 use crate::model::{CancelReason, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, TurnRequest, What};
 use actix_web::web;

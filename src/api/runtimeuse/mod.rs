@@ -64,7 +64,7 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
         Err(error) => return error.error_response(),
     };
     let messages = messages.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
-    let hangup = request.conn_data::<super::server::Hangup>().cloned();
+    let hangup = request.conn_data::<super::hangup::Hangup>().cloned();
     let connection = Connection { runtime: runtime.clone(), session, lifetime, seen, hangup };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
