@@ -152,7 +152,8 @@ impl Server {
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(HEAD_TIMEOUT)
         // What is written is followed by the end of the connection at once: `unread` and the WebSocket's own task see
-        // to it that nothing is lost. With a time here, whoever waits for that end would wait for so long.
+        // to it that nothing is lost. With a time here, a WebSocket peer that waits for us to hang up first (RFC 6455,
+        // 7.1.1) would wait for so long.
         .client_disconnect_timeout(Duration::ZERO)
         // A caller that closes its half is gone: without this a lost caller looks like one that still listens.
         .h1_allow_half_closed(false)

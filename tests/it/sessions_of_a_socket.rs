@@ -400,6 +400,7 @@ async fn a_dead_peer_is_cut_and_a_slow_one_is_not() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     server.idle().await;
     // Who answers the pings is alive, and who is only slow with one long message is too.
+    let server = Server::start(&["--agent", "echo", "--dead-after", "2s", "--ping", "500ms"]);
     let mut alive = RawWs::connect(server.address(), "/").await;
     let mut slow = RawWs::connect(server.address(), "/").await;
     let hi = json!({"message_type": "invocation_message", "user_prompt": "hi"}).to_string().into_bytes();
