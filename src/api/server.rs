@@ -21,8 +21,9 @@ use tokio_util::task::TaskTracker;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// Heads of requests must be complete within this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Heads of requests must be complete within this time. The HTTP library counts it on a clock that it looks at twice a
+/// second: right after a pause that clock is late by the pause, and a shorter time would refuse the first caller.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Idle connections are kept this long.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// After the last outcome, answers get this long to reach their callers.

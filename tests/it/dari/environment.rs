@@ -21,8 +21,9 @@ async fn bare() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
     // The binary itself may lie where only its builder can read.
     let copy = stub.path("turnhost");
-    fs::copy(binary(), &copy).unwrap();
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    // By another program: were this one to write it, a test that forks meanwhile would keep it "busy" for the start.
+    let copied = Command::new("install").args(["-m", "0755", binary()]).arg(&copy).status().unwrap();
+    assert!(copied.success());
     let mut starting = Command::new(&copy);
     starting.args(command(&stub, None, &[]).get_args()).args(["--port", "0"]);
     starting.env_clear().env("PATH", "").current_dir(&folder);

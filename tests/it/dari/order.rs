@@ -19,9 +19,9 @@ pub async fn order(mode: Mode) {
         // Each goes on from the state that the platform had when the user wrote: the same for all of them.
         callers.push(dari.post_and_hold(&json!({"input": prompt, "state": {"v": 1}})).await);
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let began = Instant::now();
+        let asked = Instant::now();
         while dari.request("GET", "/health", &[], b"").await.json()["turns"] != n {
-            assert!(began.elapsed() < Duration::from_secs(1), "turn {n} is not taken in while the first runs");
+            assert!(asked.elapsed() < Duration::from_secs(1), "turn {n} is not taken in while the first runs");
         }
     }
     for (caller, n) in callers.iter_mut().zip(1..) {
