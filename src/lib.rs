@@ -30,12 +30,14 @@
 //! ```
 
 mod api;
+mod artifact;
 pub mod cli;
 mod config;
 mod engine;
 mod handler;
 mod json;
 mod model;
+mod outbound;
 mod process;
 mod redact;
 mod store;
@@ -47,9 +49,9 @@ pub use engine::{EngineOptions, LogLimits};
 pub use handler::echo::{DIRECTIVES, Echo};
 pub use handler::{Cancel, DynHandler, Failure, Handler, Listener, Reply, Room, Sink, Turn, TurnOver};
 pub use model::{
-    Answer, Attachment, BlockId, CancelReason, Conflict, Ending, Entry, EnvPolicy, Event, Fault, FaultCode,
-    Fingerprint, InvalidId, Lifetime, Limit, OnDrain, Outcome, OutputStream, ProcessEnd, RawJson, Repeat, Seq,
-    SessionId, StateChange, StateIn, TurnId, TurnRequest, Usage, What,
+    Answer, ArtifactFailure, Attachment, BlockId, CancelReason, Command, CommandEnd, Conflict, CutBy, Download, Ending,
+    Entry, EnvPolicy, Event, Fault, FaultCode, Fingerprint, InvalidId, Lifetime, Limit, OnDrain, Outcome, OutputStream,
+    ProcessEnd, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, TurnRequest, Usage, Watch, What, Work,
 };
 pub use process::run_if_asked as run_shim_if_asked;
 pub use redact::{Redactor, Secret};

@@ -2,8 +2,8 @@
 //!
 //! Owns everything between an adapter's request and a turn's one outcome. Knows no HTTP, no WebSocket and no JSON.
 //!
-//! Every turn runs on the main runtime, under one tracker: an adapter's own task may be dropped when its client goes
-//! away, the turn is not.
+//! Every turn belongs to the main runtime, under one tracker: an adapter's own task may be dropped when its client goes
+//! away, the turn is not. Only its first step may be taken on the thread that admits it, see `Engine::start_runner`.
 
 mod funnel;
 mod log;
@@ -26,6 +26,7 @@ use registry::Registry;
 use session::Admitted;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -68,6 +69,9 @@ impl Default for EngineOptions {
         }
     }
 }
+
+/// A turn with a longer prompt is begun on the main runtime: its handler may have much to copy.
+const FIRST_STEP_PROMPT: usize = 64 << 10;
 
 /// How long the turns and then the handler may take to stop, together, once the server's own grace is spent.
 const STOP_GRACE_AT_EXIT: Duration = Duration::from_millis(500);
@@ -192,7 +196,7 @@ impl Engine {
                     record.stop.pull(CancelReason::Draining);
                 }
                 if start_runner {
-                    engine.tasks.spawn_on(run::run_session(engine.clone(), session), &engine.runtime);
+                    self.start_runner(session, request.prompt.len() <= FIRST_STEP_PROMPT);
                 }
                 if turns > engine.options.max_turns {
                     return Err(Fault::new(FaultCode::ServerFull, "too many turns"));
@@ -200,6 +204,23 @@ impl Engine {
                 Ok((Ticket { turn: record, is_repeat: false }, follower))
             }
         }
+    }
+
+    /// Starts the runner of a session that has a turn again. Its first step, until it waits for something, is taken right
+    /// here, inside the main runtime's context: handing each turn to another thread and back costs more than most turns.
+    /// What it spawns and the timers it sets belong to the main runtime all the same.
+    fn start_runner(&self, session: Arc<session::Session>, first_step_here: bool) {
+        let engine = &self.0;
+        let mut runner = Box::pin(run::run_session(engine.clone(), session));
+        if first_step_here {
+            let _main = engine.runtime.enter();
+            // Nobody is woken: `spawn_on` polls it again.
+            let nobody = &mut Context::from_waker(Waker::noop());
+            if runner.as_mut().poll(nobody).is_ready() {
+                return;
+            }
+        }
+        engine.tasks.spawn_on(runner, &engine.runtime);
     }
 
     /// Runs a piece of an adapter's work that must go on when the request's own future is dropped. The server does not

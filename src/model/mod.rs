@@ -10,6 +10,7 @@ mod ids;
 mod json;
 mod outcome;
 mod turn;
+mod work;
 
 pub use entry::{Entry, What};
 pub use event::{BlockId, Event, OutputStream, Usage};
@@ -18,3 +19,4 @@ pub use ids::{InvalidId, Seq, SessionId, TurnId};
 pub use json::RawJson;
 pub use outcome::{Answer, CancelReason, Ending, Limit, Outcome, StateChange};
 pub use turn::{Attachment, Conflict, EnvPolicy, Fingerprint, Lifetime, OnDrain, Repeat, StateIn, TurnRequest};
+pub use work::{ArtifactFailure, Command, CommandEnd, CutBy, Download, Watch, Work};

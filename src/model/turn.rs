@@ -1,6 +1,6 @@
 //! What an adapter asks of the engine: one turn.
 
-use super::{RawJson, SessionId};
+use super::{RawJson, SessionId, Work};
 use crate::redact::Secret;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,6 +42,8 @@ pub struct TurnRequest {
     pub timeout: Option<Duration>,
     /// What SIGTERM does to it.
     pub on_drain: OnDrain,
+    /// What it does besides its handler. Boxed: most turns have none of it.
+    pub work: Option<Box<Work>>,
 }
 
 impl TurnRequest {
@@ -66,6 +68,7 @@ impl TurnRequest {
             metadata: None,
             timeout: None,
             on_drain: OnDrain::Grace,
+            work: None,
         }
     }
 }

@@ -1,0 +1,1 @@
+//! Fetching one file: whole, checked, and never outside its directory.

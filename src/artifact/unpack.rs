@@ -1,0 +1,1 @@
+//! Unpacking an archive into a directory, and nowhere else.

@@ -1,0 +1,49 @@
+//! HTTP requests that we make to others.
+//!
+//! Owns the one way to a client: bundled TLS roots, the system's proxy variables, our name, a limit on connecting. What
+//! is asked, retried and redacted is the caller's business.
+
+use rustls::{ClientConfig, RootCertStore};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// More redirects than this are a loop.
+const REDIRECTS: usize = 10;
+
+/// The client could not be made; the text says why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot make an HTTP client: {0}")]
+pub struct OutboundError(String);
+
+/// A client for requests to others. Cloning shares its connections. It has no limit on the whole request: downloads may
+/// be long, and each caller sets its own.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn client() -> Result<reqwest::Client, OutboundError> {
+    let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| OutboundError(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that makes a client")]
+    let builder = reqwest::Client::builder();
+    builder
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(CONNECT)
+        .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
+        .user_agent(concat!("turnhost/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| OutboundError(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_client_can_be_made() {
+        super::client().unwrap();
+    }
+}
