@@ -44,8 +44,12 @@ mod store;
 mod telemetry;
 pub mod wire;
 
-pub use api::{Access, AccessError, ApiLimits, DariOptions, Listening, Protocol, Server, ServerBuilder, ServerError};
-pub use engine::{EngineOptions, LogLimits};
+pub use api::{
+    Access, AccessError, ApiLimits, DariOptions, Listening, Protocol, RequestLimits, Server, ServerBuilder, ServerError,
+};
+pub use artifact::download::DownloadLimits;
+pub use artifact::handout::HandoutLimits;
+pub use engine::{EngineOptions, LogLimits, WorkOptions};
 pub use handler::echo::{DIRECTIVES, Echo};
 pub use handler::{Cancel, DynHandler, Failure, Handler, Listener, Reply, Room, Sink, Turn, TurnOver};
 pub use model::{
@@ -53,6 +57,6 @@ pub use model::{
     Entry, EnvPolicy, Event, Fault, FaultCode, Fingerprint, InvalidId, Lifetime, Limit, OnDrain, Outcome, OutputStream,
     ProcessEnd, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, TurnRequest, Usage, Watch, What, Work,
 };
-pub use process::run_if_asked as run_shim_if_asked;
+pub use process::{Environment, run_if_asked as run_shim_if_asked};
 pub use redact::{Redactor, Secret};
 pub use store::{Acknowledge, Batch, Done, Entries, MemoryStore, Page, Store, StoreError, StoredSession, StoredTurn};

@@ -23,6 +23,14 @@ pub struct OutboundError(String);
 /// # Errors
 /// When TLS cannot be set up.
 pub fn client() -> Result<reqwest::Client, OutboundError> {
+    builder()?.build().map_err(|error| OutboundError(error.to_string()))
+}
+
+/// What a client is made with, for callers that want another limit or no proxy.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn builder() -> Result<reqwest::ClientBuilder, OutboundError> {
     let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
     let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -31,13 +39,11 @@ pub fn client() -> Result<reqwest::Client, OutboundError> {
         .with_no_client_auth();
     #[expect(clippy::disallowed_methods, reason = "this is the one place that makes a client")]
     let builder = reqwest::Client::builder();
-    builder
+    Ok(builder
         .tls_backend_preconfigured(tls)
         .connect_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
-        .user_agent(concat!("turnhost/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| OutboundError(error.to_string()))
+        .user_agent(concat!("turnhost/", env!("CARGO_PKG_VERSION"))))
 }
 
 #[cfg(test)]

@@ -23,10 +23,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("handler", &["model", "json", "redact", "wire", "process"]),
     ("engine", &["model", "handler", "artifact", "process", "store", "redact", "telemetry", "outbound"]),
     ("api", &["model", "json", "redact", "wire", "engine", "artifact", "handler", "store"]),
-    ("config", &["api", "engine", "artifact", "redact", "telemetry"]),
+    ("config", &["api", "engine", "artifact", "process", "redact", "telemetry"]),
     (
         "cli",
-        &["api", "engine", "handler", "store", "model", "json", "wire", "redact", "process", "telemetry", "config"],
+        &[
+            "api",
+            "engine",
+            "handler",
+            "store",
+            "model",
+            "json",
+            "wire",
+            "redact",
+            "process",
+            "telemetry",
+            "config",
+            "outbound",
+        ],
     ),
 ];
 

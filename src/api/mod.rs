@@ -58,6 +58,27 @@ pub struct ApiLimits {
     pub dead_after: Option<Duration>,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// How many things one RuntimeUse request may name.
+    pub requests: RequestLimits,
+}
+
+/// How many things one RuntimeUse request may name; one with more is refused.
+#[derive(Debug, Clone)]
+pub struct RequestLimits {
+    /// Commands in one list.
+    pub commands: usize,
+    /// Files to download.
+    pub downloads: usize,
+    /// Directories to watch.
+    pub directories: usize,
+    /// Secrets to redact.
+    pub secrets: usize,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self { commands: 1000, downloads: 1000, directories: 100, secrets: 1000 }
+    }
 }
 
 impl Default for ApiLimits {
@@ -68,6 +89,7 @@ impl Default for ApiLimits {
             ping: Some(Duration::from_secs(30)),
             dead_after: Some(Duration::from_mins(1)),
             body_timeout: Duration::from_mins(1),
+            requests: RequestLimits::default(),
         }
     }
 }

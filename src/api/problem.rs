@@ -19,7 +19,10 @@ pub const fn status(code: FaultCode) -> StatusCode {
         FaultCode::HandlerFailed
         | FaultCode::HandlerExited
         | FaultCode::HandlerPanicked
-        | FaultCode::HandlerProtocol => StatusCode::BAD_GATEWAY,
+        | FaultCode::HandlerProtocol
+        | FaultCode::CommandFailed
+        | FaultCode::DownloadFailed => StatusCode::BAD_GATEWAY,
+        FaultCode::CommandUnavailable | FaultCode::DirectoryUnusable => StatusCode::UNPROCESSABLE_ENTITY,
         FaultCode::StoreFailed | FaultCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

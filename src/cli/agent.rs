@@ -6,7 +6,7 @@ use crate::config::{Agent, AgentConfig, HandlerProgram, Language};
 use crate::handler::DynHandler;
 use crate::handler::echo::Echo;
 use crate::handler::stdio::{Bridge, Program, StdioHandler, StdioOptions};
-use crate::process::{Environment, TOKEN_VARIABLE};
+use crate::process::TOKEN_VARIABLE;
 use crate::redact::{Redactor, Secret};
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 pub fn handler(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler> {
     let Agent::Program(program) = &config.agent else { return Arc::new(Echo) };
     let name = |path: &std::path::Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
-    let env = Environment::inherited(&config.environment, &[TOKEN_VARIABLE]);
+    let env = config.engine.work.environment.clone();
     let program = match program {
         HandlerProgram::Stdio { program, args } => Program {
             name: args.first().map_or_else(|| name(program), |script| name(script.as_ref())),

@@ -180,11 +180,8 @@ impl Screen {
         }
         match &outcome.ending {
             Ending::Answered(answer) => {
-                let text = match answer {
-                    Answer::Text(text) => text,
-                    Answer::Structured(value) => value.as_str(),
-                };
-                if !self.json && self.said.as_deref() != Some(text) {
+                let text = answer.plain();
+                if !self.json && self.said.as_deref() != Some(&text) {
                     out(&format!("{text}\n"));
                 }
                 OK
@@ -215,6 +212,9 @@ fn ended(outcome: &Outcome) -> String {
         Ending::Answered(Answer::Text(text)) => ("answered", format!(r#","text":{}"#, json::string(text))),
         Ending::Answered(Answer::Structured(value)) => {
             ("answered", format!(r#","structured_output":{}"#, json::compact(value.as_str())))
+        }
+        Ending::Answered(answer @ Answer::Commands(_)) => {
+            ("answered", format!(r#","text":{}"#, json::string(&answer.plain())))
         }
         Ending::Failed(fault) => {
             let code = json::string(fault.code.name());

@@ -4,11 +4,13 @@
 
 mod program;
 mod values;
+mod work;
 
 pub use program::{HandlerProgram, Language};
 
 use crate::api::{ApiLimits, DariOptions, Protocol};
-use crate::engine::{EngineOptions, LogLimits};
+use crate::engine::{EngineOptions, LogLimits, WorkOptions};
+use crate::process::Environment;
 use crate::redact::Secret;
 use crate::telemetry::LogConfig;
 use clap::{Args, Parser, Subcommand};
@@ -89,6 +91,9 @@ pub struct AgentFlags {
     /// How long a cancelled handler may take before it is killed
     #[arg(long, env = "TURNHOST_STOP_GRACE", default_value = "2s", value_name = "TIME")]
     stop_grace: String,
+    /// Gives handlers and commands only PATH, HOME, LANG and the like of the server's environment
+    #[arg(long, env = "TURNHOST_CLEAN_ENV", value_parser = clap::builder::FalseyValueParser::new())]
+    clean_env: bool,
     /// File with the system prompt of requests that bring none [default: prompts/system.md of the bundle]
     #[arg(long, env = "TURNHOST_SYSTEM_PROMPT", value_name = "FILE")]
     system_prompt: Option<PathBuf>,
@@ -169,6 +174,8 @@ pub struct ServeFlags {
     /// How long the body of a request may take to arrive
     #[arg(long, env = "TURNHOST_BODY_TIMEOUT", default_value = "60s", value_name = "TIME")]
     body_timeout: String,
+    #[command(flatten)]
+    work: work::WorkFlags,
 }
 
 /// The options of `run`.
@@ -256,6 +263,7 @@ impl ServeFlags {
         let mut agent = self.agent.into_config()?;
         agent.engine.queue_limit = number("--queue-limit", &self.queue_limit)?;
         agent.engine.max_running = number("--max-running", &self.max_running)?;
+        agent.engine.work = self.work.options(agent.engine.work)?;
         let port = port(self.port.as_deref(), &agent.environment)?;
         let hosts = self.host.as_deref().map(host).transpose()?;
         let token = token(self.token_file.as_deref(), &agent.environment)?;
@@ -266,6 +274,7 @@ impl ServeFlags {
             ping: optional_duration("--ping", &self.ping)?,
             dead_after: optional_duration("--dead-after", &self.dead_after)?,
             body_timeout: duration("--body-timeout", &self.body_timeout)?,
+            requests: self.work.request_limits()?,
         };
         let keepalive: u64 = number("--keepalive-seconds", &self.keepalive_seconds)?;
         let dari = DariOptions {
@@ -316,11 +325,17 @@ impl AgentFlags {
             Some(path) => Agent::Program(program::handler_program(path, &self, &environment)?),
             None => built_in(&self.agent)?,
         };
+        let children_see = if self.clean_env {
+            Environment::allow_listed(&environment)
+        } else {
+            Environment::inherited(&environment, &[])
+        };
         let engine = EngineOptions {
             idle_timeout: optional_duration("--idle-timeout", &self.idle_timeout)?,
             turn_timeout: optional_duration("--turn-timeout", &self.turn_timeout)?,
             stop_grace: duration("--stop-grace", &self.stop_grace)?,
             log: LogLimits::default(),
+            work: WorkOptions { environment: children_see, ..WorkOptions::default() },
             ..EngineOptions::default()
         };
         let workspace = match self.workspace {

@@ -9,7 +9,7 @@ use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, 
 use crate::redact::{Redactor, Stream};
 use futures_util::future::BoxFuture;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -28,9 +28,20 @@ pub(super) struct Funnel {
     began: Instant,
     /// Milliseconds after `began` of the last event or sign of life.
     last_sign: AtomicU64,
+    busy: AtomicUsize,
     partial: Mutex<Partial>,
     /// Blocks of deltas, each with the end of its text that may be the beginning of a secret.
     open: Mutex<HashMap<Option<BlockId>, Stream>>,
+}
+
+/// See [`Funnel::busy`].
+pub(super) struct Busy(Arc<Funnel>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.alive();
+        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// What the user would have read so far.
@@ -49,6 +60,7 @@ impl Funnel {
             redactor,
             began: Instant::now(),
             last_sign: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
             partial: Mutex::default(),
             open: Mutex::default(),
         })
@@ -56,6 +68,9 @@ impl Funnel {
 
     /// When the turn last said something or gave a sign of life.
     pub(super) fn last_sign(&self) -> Instant {
+        if self.busy.load(Ordering::Acquire) > 0 {
+            return Instant::now();
+        }
         self.began + Duration::from_millis(self.last_sign.load(Ordering::Relaxed))
     }
 
@@ -73,6 +88,8 @@ impl Funnel {
         match answer {
             Answer::Text(text) => Answer::Text(self.string(text)),
             Answer::Structured(json) => Answer::Structured(self.json(json)),
+            // Made of what went through `streams` already.
+            Answer::Commands(ends) => Answer::Commands(ends),
         }
     }
 
@@ -83,11 +100,44 @@ impl Funnel {
         if let Some(process) = &mut fault.process {
             process.stderr_tail = self.string(std::mem::take(&mut process.stderr_tail));
         }
+        // A command's end was made of clean text; what the handler answered was not said yet.
+        fault.answered = fault.answered.map(|answered| {
+            let (answer, metadata) = *answered;
+            Box::new((self.redact_answer(answer), self.redact_metadata(metadata)))
+        });
         fault
     }
 
     pub(super) fn redact_metadata(&self, metadata: Option<RawJson>) -> Option<RawJson> {
         metadata.map(|json| self.json(json))
+    }
+
+    /// Redacts what comes in pieces and is then said with [`Funnel::take_clean`].
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
+    /// From now until what is returned is dropped, something goes on that counts as life though nothing is said.
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        Busy(self.clone())
+    }
+
+    /// As [`Listener::take`], for an event that holds no secret any more.
+    pub(super) fn take_clean(&self, event: Event) -> Result<Room, TurnOver> {
+        self.note(&event);
+        if self.log.append(&self.turn, What::Said(event)).is_none() {
+            tracing::debug!(turn = %self.turn, "an event came after the turn's end and was dropped");
+            return Err(TurnOver);
+        }
+        Ok(if self.log.is_full() { Room::Full } else { Room::Yes })
+    }
+
+    /// As [`Funnel::take_clean`]; waits while the turn's bounds are full. Cancel-safe: taken at the first poll.
+    pub(super) async fn say_clean(&self, event: Event) {
+        if let Ok(Room::Full) = self.take_clean(event) {
+            self.log.room(&self.turn).await;
+        }
     }
 
     fn string(&self, text: String) -> String {
@@ -196,13 +246,10 @@ impl Partial {
 impl Listener for Funnel {
     fn take(&self, event: Event) -> Result<Room, TurnOver> {
         self.alive();
-        let Some(event) = self.redact(event) else { return Ok(Room::Yes) };
-        self.note(&event);
-        if self.log.append(&self.turn, What::Said(event)).is_none() {
-            tracing::debug!(turn = %self.turn, "an event came after the turn's end and was dropped");
-            return Err(TurnOver);
+        match self.redact(event) {
+            Some(event) => self.take_clean(event),
+            None => Ok(Room::Yes),
         }
-        Ok(if self.log.is_full() { Room::Full } else { Room::Yes })
     }
 
     fn room(&self) -> BoxFuture<'_, ()> {

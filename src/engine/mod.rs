@@ -5,12 +5,14 @@
 //! Every turn belongs to the main runtime, under one tracker: an adapter's own task may be dropped when its client goes
 //! away, the turn is not. Only its first step may be taken on the thread that admits it, see `Engine::start_runner`.
 
+mod commands;
 mod funnel;
 mod log;
 mod registry;
 mod run;
 mod session;
 mod turn;
+mod work;
 
 #[cfg(test)]
 mod tests;
@@ -18,14 +20,18 @@ mod tests;
 pub use log::{Followed, Follower, LogLimits};
 pub use turn::TurnRecord;
 
+use crate::artifact::download::DownloadLimits;
+use crate::artifact::handout::{Handout, HandoutLimits};
 use crate::handler::DynHandler;
 use crate::model::{CancelReason, Fault, FaultCode, OnDrain, SessionId, TurnId, TurnRequest};
+use crate::outbound;
+use crate::process::Environment;
 use crate::redact::Redactor;
 use crate::store::Store;
 use registry::Registry;
 use session::Admitted;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -53,6 +59,33 @@ pub struct EngineOptions {
     pub max_quiet_sessions: usize,
     /// Bounds of each session's log.
     pub log: LogLimits,
+    /// What turns do besides their handler.
+    pub work: WorkOptions,
+}
+
+/// Bounds and limits of what turns do besides their handler.
+#[derive(Debug, Clone)]
+pub struct WorkOptions {
+    /// The variables of commands, less those that they bring themselves.
+    pub environment: Environment,
+    /// How long the pipes that a command's descendants hold open may be silent once its shell has ended. `None` waits for
+    /// ever.
+    pub pipes_quiet: Option<Duration>,
+    /// Bounds of downloads.
+    pub downloads: DownloadLimits,
+    /// Bounds of files that are handed out.
+    pub handout: HandoutLimits,
+}
+
+impl Default for WorkOptions {
+    fn default() -> Self {
+        Self {
+            environment: Environment::empty(),
+            pipes_quiet: Some(Duration::from_secs(5)),
+            downloads: DownloadLimits::default(),
+            handout: HandoutLimits::default(),
+        }
+    }
 }
 
 impl Default for EngineOptions {
@@ -66,6 +99,7 @@ impl Default for EngineOptions {
             max_turns: 8192,
             max_quiet_sessions: 1000,
             log: LogLimits::default(),
+            work: WorkOptions::default(),
         }
     }
 }
@@ -94,6 +128,8 @@ struct Inner {
     hurrying: AtomicBool,
     runtime: Handle,
     tasks: TaskTracker,
+    /// Made when it is first needed: it holds the roots of TLS.
+    http: OnceLock<Result<reqwest::Client, outbound::OutboundError>>,
 }
 
 /// An admitted request: the turn that answers it.
@@ -109,6 +145,13 @@ impl Inner {
     fn turn_left(&self) {
         self.turns.fetch_sub(1, Ordering::AcqRel);
         self.turn_left.notify_waiters();
+    }
+
+    fn http(&self) -> Result<reqwest::Client, Fault> {
+        self.http
+            .get_or_init(outbound::client)
+            .clone()
+            .map_err(|error| Fault::new(FaultCode::Internal, "internal error").with_detail(error.to_string()))
     }
 
     fn stop_grace(&self, reason: CancelReason) -> Duration {
@@ -147,6 +190,7 @@ impl Engine {
             hurrying: AtomicBool::new(false),
             runtime: Handle::current(),
             tasks,
+            http: OnceLock::new(),
         }))
     }
 
@@ -242,6 +286,23 @@ impl Engine {
             }
             self.0.registry.went_quiet(&session);
         }
+    }
+
+    /// The watched directories of a session that is loaded, if it has any.
+    #[must_use]
+    pub fn handout(&self, id: &SessionId) -> Option<Arc<Handout>> {
+        let session = self.0.registry.get(id)?;
+        self.0.registry.went_quiet(&session);
+        session.handout()
+    }
+
+    /// As [`Engine::handout`]; it may have none yet.
+    #[must_use]
+    pub fn open_handout(&self, id: &SessionId) -> Option<Arc<Handout>> {
+        let session = self.0.registry.get(id)?;
+        self.0.registry.went_quiet(&session);
+        // The turn that wants it says what is wrong.
+        session.open_handout(&self.0).ok()
     }
 
     /// Forgets a session that lived as long as its connection.

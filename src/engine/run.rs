@@ -5,21 +5,23 @@
 
 use super::funnel::Funnel;
 use super::session::{Session, Waiting};
+use super::work::{Doing, Done};
 use super::{Inner, turn::TurnRecord};
-use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
+use crate::handler::{Failure, Reply, Turn};
 use crate::model::{
-    CancelReason, Ending, Fault, FaultCode, Lifetime, Limit, Outcome, RawJson, StateChange, TurnRequest, What,
+    ArtifactFailure, CancelReason, Ending, Lifetime, Limit, Outcome, RawJson, StateChange, TurnRequest, What,
 };
 use crate::telemetry;
-use futures_util::FutureExt;
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// A quiet session's log keeps this much in memory; the store has the rest.
 const QUIET_LOG_BYTES: usize = 64 << 10;
+
+/// How long beyond the grace a stopped turn's commands may take to be gone.
+const WORK_OVERTIME: Duration = Duration::from_secs(1);
 
 /// Works on a session's queue until it is empty.
 pub(super) async fn run_session(engine: Arc<Inner>, session: Arc<Session>) {
@@ -55,15 +57,15 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
     }
     let _clean_logs = telemetry::guard(&request.secrets);
     let funnel = Funnel::new(session.log.clone(), record.id.clone(), engine.redactor.combined(&request.secrets));
-    let ended = if record.stop.is_pulled() {
-        Ended::Stopped(record.stop.reason(), None)
+    let (ended, artifact_failures) = if record.stop.is_pulled() {
+        (Ended::Stopped(record.stop.reason(), None), Vec::new())
     } else {
         let turn =
             Turn { id: record.id.clone(), session: session.id.clone(), attempt, state, request: request.clone() };
-        drive(engine, &record, &funnel, turn).await
+        drive(&Doing { engine, session, record: &record, funnel: &funnel, request: request.clone() }, turn).await
     };
     funnel.finish();
-    let outcome = Arc::new(outcome_of(ended, &funnel));
+    let outcome = Arc::new(Outcome { artifact_failures, ..outcome_of(ended, &funnel) });
     log_outcome(&record, &request, &outcome);
     session.end(&record, &outcome);
     if let Some(seq) = session.log.append(&record.id, What::Ended(outcome.clone())) {
@@ -73,67 +75,51 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
     engine.turn_left();
 }
 
-/// How the handler's part of a turn came to an end.
+/// How a turn's work came to an end.
 enum Ended {
-    Handler(Result<Reply, Failure>),
+    ByItself(Result<Reply, Failure>),
     /// Somebody stopped it; the handler may still have replied within the grace.
     Stopped(CancelReason, Option<Reply>),
     TimedOut(Limit, Duration, Option<Reply>),
 }
 
-/// Runs the handler, and stops it when somebody pulls the switch or a limit is reached.
-async fn drive(engine: &Inner, record: &Arc<TurnRecord>, funnel: &Arc<Funnel>, turn: Turn) -> Ended {
-    let request = turn.request.clone();
-    let stop = record.stop.token();
-    let running = AssertUnwindSafe(async {
-        engine.handler.run(turn, Sink::new(funnel.clone()), Cancel::new(stop.clone())).await
-    })
-    .catch_unwind();
+/// Does a turn's work, and stops it when somebody pulls the switch or a limit is reached.
+async fn drive(doing: &Doing<'_>, turn: Turn) -> (Ended, Vec<ArtifactFailure>) {
+    let (engine, record) = (doing.engine, doing.record);
+    let is_plain = doing.is_plain();
+    // Commands are gone at the end of the grace, or a second later.
+    let patience = |grace| if is_plain { grace } else { grace + WORK_OVERTIME };
+    let running = doing.perform(turn);
     tokio::pin!(running);
     tokio::select! {
         biased;
         // First, so that a handler that honours a cancel by failing is told as cancelled and not as failed.
         reason = record.stop.pulled() => {
-            let reply = within(engine.stop_grace(reason), running).await;
-            Ended::Stopped(reason, reply)
+            let reply = within(patience(engine.stop_grace(reason)), running).await;
+            (Ended::Stopped(reason, reply), Vec::new())
         }
-        result = &mut running => match caught(result) {
+        done = &mut running => match done.result {
             // The switch was pulled after it was looked at above, and the handler has heard it already.
-            Err(_) if record.stop.is_pulled() => Ended::Stopped(record.stop.reason(), None),
-            result => Ended::Handler(result),
+            Err(_) if record.stop.is_pulled() => (Ended::Stopped(record.stop.reason(), None), Vec::new()),
+            result => (Ended::ByItself(result), done.artifact_failures),
         },
-        (limit, after) = limit_reached(engine, &request, funnel) => {
+        (limit, after) = limit_reached(engine, &doing.request, doing.funnel) => {
             record.stop.end();
-            let reply = within(engine.options.stop_grace, running).await;
-            Ended::TimedOut(limit, after, reply)
+            let reply = within(patience(engine.options.stop_grace), running).await;
+            (Ended::TimedOut(limit, after, reply), Vec::new())
         }
     }
 }
 
-/// Gives a stopped handler its grace; what it replies then can no longer be the answer, but its state counts.
-async fn within<F>(grace: Duration, running: std::pin::Pin<&mut F>) -> Option<Reply>
-where
-    F: Future<Output = Result<Result<Reply, Failure>, Box<dyn Any + Send>>>,
-{
+/// Gives a stopped turn its grace; what its handler replies then can no longer be the answer, but its state counts.
+async fn within(grace: Duration, running: Pin<&mut impl Future<Output = Done>>) -> Option<Reply> {
     match tokio::time::timeout(grace, running).await {
-        Ok(Ok(Ok(reply))) => Some(reply),
-        Ok(_) => None,
+        Ok(done) => done.result.ok(),
         Err(_) => {
             tracing::warn!("a handler did not stop within {grace:?} and was dropped");
             None
         }
     }
-}
-
-fn caught(result: Result<Result<Reply, Failure>, Box<dyn Any + Send>>) -> Result<Reply, Failure> {
-    result.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no text".to_owned());
-        Err(Fault::new(FaultCode::HandlerPanicked, "the handler panicked").with_detail(text).into())
-    })
 }
 
 /// Resolves when the turn has been silent for too long or has taken too long.
@@ -160,24 +146,17 @@ async fn limit_reached(engine: &Inner, request: &TurnRequest, funnel: &Funnel) -
 }
 
 fn outcome_of(ended: Ended, funnel: &Funnel) -> Outcome {
-    match ended {
-        Ended::Handler(Ok(reply)) => Outcome {
-            ending: Ending::Answered(funnel.redact_answer(reply.answer)),
-            state: reply.state,
-            metadata: funnel.redact_metadata(reply.metadata),
-        },
-        Ended::Handler(Err(failure)) => {
-            Outcome { ending: Ending::Failed(funnel.redact_fault(failure.fault)), state: failure.state, metadata: None }
+    let (ending, state, metadata) = match ended {
+        Ended::ByItself(Ok(reply)) => {
+            (Ending::Answered(funnel.redact_answer(reply.answer)), reply.state, funnel.redact_metadata(reply.metadata))
         }
-        Ended::Stopped(reason, reply) => {
-            Outcome { ending: Ending::Cancelled(reason), state: state_of(reply), metadata: None }
+        Ended::ByItself(Err(failure)) => (Ending::Failed(funnel.redact_fault(failure.fault)), failure.state, None),
+        Ended::Stopped(reason, reply) => (Ending::Cancelled(reason), state_of(reply), None),
+        Ended::TimedOut(limit, after, reply) => {
+            (Ending::TimedOut { limit, after, partial: funnel.partial() }, state_of(reply), None)
         }
-        Ended::TimedOut(limit, after, reply) => Outcome {
-            ending: Ending::TimedOut { limit, after, partial: funnel.partial() },
-            state: state_of(reply),
-            metadata: None,
-        },
-    }
+    };
+    Outcome { state, metadata, ..Outcome::new(ending) }
 }
 
 fn state_of(reply: Option<Reply>) -> StateChange {

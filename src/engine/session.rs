@@ -4,6 +4,7 @@
 
 use super::log::{LogLimits, SessionLog};
 use super::turn::TurnRecord;
+use crate::artifact::handout::Handout;
 use crate::model::{
     Conflict, Fault, FaultCode, Fingerprint, Lifetime, OnDrain, Outcome, RawJson, Repeat, SessionId, StateChange,
     StateIn, TurnRequest,
@@ -12,7 +13,7 @@ use crate::store::{Store, StoredSession};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Settled turns a session remembers; `dari-runtime-v1` 4.1 asks for 100.
@@ -27,6 +28,8 @@ pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) lifetime: Lifetime,
     pub(super) log: Arc<SessionLog>,
+    /// Its watched directories, once it has any.
+    handout: OnceLock<Arc<Handout>>,
     inner: Mutex<Inner>,
 }
 
@@ -85,7 +88,20 @@ impl Session {
             inner.remember(record, &turn.outcome);
         }
         let log = SessionLog::new(id.clone(), stored.last, store, limits);
-        Arc::new(Self { id, lifetime, log, inner: Mutex::new(inner) })
+        Arc::new(Self { id, lifetime, log, handout: OnceLock::new(), inner: Mutex::new(inner) })
+    }
+
+    /// Its watched directories, if it has any.
+    pub(super) fn handout(&self) -> Option<Arc<Handout>> {
+        self.handout.get().cloned()
+    }
+
+    /// Its watched directories, with the engine's bounds.
+    pub(super) fn open_handout(&self, engine: &super::Inner) -> Result<Arc<Handout>, Fault> {
+        let http = engine.http()?;
+        let new =
+            || Handout::new(http, engine.options.work.handout.clone(), engine.runtime.clone(), engine.tasks.clone());
+        Ok(self.handout.get_or_init(new).clone())
     }
 
     /// Takes a request in, or finds the turn that it repeats.

@@ -1,6 +1,6 @@
 //! What can go wrong with a turn: one table of codes, and two messages per fault.
 
-use super::RawJson;
+use super::{Answer, CommandEnd, RawJson};
 
 /// Something that went wrong, told twice: `message` for the caller, `detail` for the log.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,10 @@ pub struct Fault {
     pub metadata: Option<RawJson>,
     /// How the handler's process ended, if that is what went wrong.
     pub process: Option<ProcessEnd>,
+    /// How a command around the handler ended, if that is what went wrong.
+    pub command: Option<Box<CommandEnd>>,
+    /// What the handler had answered before something after it went wrong, with its metadata.
+    pub answered: Option<Box<(Answer, Option<RawJson>)>>,
     /// Whether the same request may succeed later.
     pub retryable: bool,
 }
@@ -60,6 +64,14 @@ pub enum FaultCode {
     HandlerProtocol,
     /// The handler could not be started.
     HandlerUnavailable,
+    /// A command before or after the handler failed.
+    CommandFailed,
+    /// A command could not be run at all.
+    CommandUnavailable,
+    /// A file could not be fetched.
+    DownloadFailed,
+    /// A directory could not be watched.
+    DirectoryUnusable,
     /// Too many turns wait for this session.
     QueueFull,
     /// Too many turns run in this server.
@@ -76,12 +88,16 @@ pub enum FaultCode {
 
 impl FaultCode {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::HandlerFailed,
         Self::HandlerExited,
         Self::HandlerPanicked,
         Self::HandlerProtocol,
         Self::HandlerUnavailable,
+        Self::CommandFailed,
+        Self::CommandUnavailable,
+        Self::DownloadFailed,
+        Self::DirectoryUnusable,
         Self::QueueFull,
         Self::ServerFull,
         Self::Draining,
@@ -99,6 +115,10 @@ impl FaultCode {
             Self::HandlerPanicked => ("handler_panicked", "the handler panicked", false),
             Self::HandlerProtocol => ("handler_protocol", "the handler's answer is not valid", false),
             Self::HandlerUnavailable => ("handler_unavailable", "the handler could not be started", true),
+            Self::CommandFailed => ("command_failed", "a command before or after the handler failed", false),
+            Self::CommandUnavailable => ("command_unavailable", "a command could not be run at all", false),
+            Self::DownloadFailed => ("download_failed", "a file could not be fetched", true),
+            Self::DirectoryUnusable => ("directory_unusable", "a directory could not be watched", false),
             Self::QueueFull => ("queue_full", "too many turns wait for this session", true),
             Self::ServerFull => ("server_full", "too many turns run in this server", true),
             Self::Draining => ("draining", "the server is stopping", true),
@@ -119,7 +139,16 @@ impl Fault {
     /// A fault with the caller's message; the rest is empty and `retryable` is the table's.
     #[must_use]
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), detail: None, metadata: None, process: None, retryable: code.row().2 }
+        Self {
+            code,
+            message: message.into(),
+            detail: None,
+            metadata: None,
+            process: None,
+            command: None,
+            answered: None,
+            retryable: code.row().2,
+        }
     }
 
     /// The same fault with a detail for the log.

@@ -19,4 +19,4 @@ pub use ids::{InvalidId, Seq, SessionId, TurnId};
 pub use json::RawJson;
 pub use outcome::{Answer, CancelReason, Ending, Limit, Outcome, StateChange};
 pub use turn::{Attachment, Conflict, EnvPolicy, Fingerprint, Lifetime, OnDrain, Repeat, StateIn, TurnRequest};
-pub use work::{ArtifactFailure, Command, CommandEnd, CutBy, Download, Watch, Work};
+pub use work::{ArtifactFailure, Command, CommandEnd, CutBy, Download, Watch, Work, even_share};

@@ -1,6 +1,7 @@
 //! How a turn ended: exactly one of these per turn.
 
-use super::{Fault, RawJson};
+use super::{ArtifactFailure, CommandEnd, Fault, RawJson};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// The one end of a turn, with what it leaves behind.
@@ -12,13 +13,15 @@ pub struct Outcome {
     pub state: StateChange,
     /// The handler's own metadata, a JSON object.
     pub metadata: Option<RawJson>,
+    /// Files of the turn that its caller did not get.
+    pub artifact_failures: Vec<ArtifactFailure>,
 }
 
 impl Outcome {
     /// An outcome that leaves the state alone.
     #[must_use]
     pub fn new(ending: Ending) -> Self {
-        Self { ending, state: StateChange::Keep, metadata: None }
+        Self { ending, state: StateChange::Keep, metadata: None, artifact_failures: Vec::new() }
     }
 
     /// Whether the turn is settled by this outcome. One that the stopping server cut is not: a retry runs it.
@@ -33,6 +36,7 @@ impl Outcome {
         let answer = match &self.ending {
             Ending::Answered(Answer::Text(text)) | Ending::TimedOut { partial: text, .. } => text.len(),
             Ending::Answered(Answer::Structured(json)) => json.as_str().len(),
+            Ending::Answered(Answer::Commands(ends)) => ends.iter().map(CommandEnd::weight).sum(),
             Ending::Failed(fault) => fault.message.len() + fault.metadata.as_ref().map_or(0, |m| m.as_str().len()),
             Ending::Cancelled(_) | Ending::Interrupted => 0,
         };
@@ -70,6 +74,20 @@ pub enum Answer {
     Text(String),
     /// A JSON value, normally an object that fits the caller's schema.
     Structured(RawJson),
+    /// How the commands ended that were the turn's main work, as far as they were run.
+    Commands(Vec<CommandEnd>),
+}
+
+impl Answer {
+    /// The answer as one text: what is structured as JSON, of commands what they wrote.
+    #[must_use]
+    pub fn plain(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => text.into(),
+            Self::Structured(json) => json.as_str().into(),
+            Self::Commands(ends) => ends.iter().map(|end| end.stdout.as_str()).collect(),
+        }
+    }
 }
 
 /// What a turn does to its session's opaque state. Three cases: leaving it alone is not the same as clearing it.

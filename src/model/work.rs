@@ -19,6 +19,25 @@ pub struct Work {
     pub after: Vec<Command>,
     /// Directories whose files the caller wants.
     pub watch: Option<Watch>,
+    /// How many bytes of all the commands' standard output the answer may hold; each command has an even share.
+    pub stdout_room: usize,
+}
+
+/// The share of each when `room` is divided evenly, but nobody gets more than it needs: whoever needs less than the
+/// share has all of it, and what is left goes to the others. `usize::MAX` when there is enough for all.
+#[must_use]
+pub fn even_share(needs: impl IntoIterator<Item = usize>, room: usize) -> usize {
+    let mut needs: Vec<usize> = needs.into_iter().collect();
+    needs.sort_unstable();
+    let mut room = room;
+    for (done, need) in needs.iter().enumerate() {
+        let share = room / (needs.len() - done);
+        if *need > share {
+            return share;
+        }
+        room -= need;
+    }
+    usize::MAX
 }
 
 /// A shell command.
@@ -85,6 +104,14 @@ pub struct CommandEnd {
     pub stderr_tail: String,
 }
 
+impl CommandEnd {
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        200 + self.command.len() + self.stdout.len() + self.stdout_tail.len() + self.stderr_tail.len()
+    }
+}
+
 /// Why a command did not end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CutBy {
@@ -101,4 +128,18 @@ pub struct ArtifactFailure {
     pub path: String,
     /// One sentence; never the URL.
     pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::even_share;
+
+    #[test]
+    fn who_needs_little_gets_it_all() {
+        assert_eq!(even_share([], 10), usize::MAX);
+        assert_eq!(even_share([5, 5], 10), usize::MAX);
+        assert_eq!(even_share([5, 6], 10), 5);
+        assert_eq!(even_share([1, 100, 2, 100], 23), 10);
+        assert_eq!(even_share([100, 100, 100], 2), 0);
+    }
 }

@@ -37,7 +37,8 @@
 //! | `raw` | the `unsafe` of this folder |
 //! | `reaper` | the server's own orphans |
 //! | `environment` | what variables a program sees |
-//! | `lines`, `tail` | reading what a program says, within bounds |
+//! | `shell` | one shell command from its start to its end |
+//! | `lines`, `text`, `tail` | reading what a program says, within bounds |
 //!
 //! # For `main`
 //!
@@ -54,11 +55,13 @@ mod lines;
 #[expect(unsafe_code, reason = "the system has no safe form of these few calls; each says why it is sound")]
 mod raw;
 mod reaper;
+mod shell;
 mod shim;
 mod spare;
 #[allow(dead_code, reason = "what commands and the sessions protocol need is here and tested; they come next")]
 mod tail;
 mod talk;
+mod text;
 mod tree;
 
 pub use child::{Child, Exit};
@@ -66,6 +69,7 @@ pub use environment::{Environment, TOKEN_VARIABLE};
 pub use launch::{Launch, Running, launch};
 pub use lines::{Limits, Line, LineReader};
 pub use reaper::become_subreaper;
+pub use shell::{ShellCommand, ShellCut, ShellEnd, ShellOutput, ShellStream, run_shell};
 pub use shim::run_if_asked;
 pub use tail::Tail;
 pub use talk::{OnExit, StdinFrom};

@@ -71,6 +71,8 @@ pub struct Command {
     command: String,
     cwd: Option<String>,
     env: Option<BTreeMap<String, String>>,
+    timeout_ms: Option<u64>,
+    silent: Option<bool>,
 }
 
 /// A file to fetch.
@@ -79,6 +81,10 @@ pub struct Command {
 pub struct Downloadable {
     download_url: String,
     working_dir: String,
+    sha256: Option<String>,
+    max_bytes: Option<u64>,
+    timeout_ms: Option<u64>,
+    extract: Option<bool>,
 }
 
 /// Where an announced file is to be uploaded.
@@ -149,12 +155,41 @@ pub enum ServerMessage<'a> {
         metadata: &'a RawValue,
         /// The answer itself.
         data: ResultData<'a>,
+        /// Files of the request that were not uploaded.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        artifact_failures: &'a [ArtifactFailureItem<'a>],
         /// As above.
         #[serde(skip_serializing_if = "Option::is_none")]
         request_id: Option<&'a str>,
         /// As above.
         #[serde(skip_serializing_if = "Option::is_none")]
         seq: Option<u64>,
+    },
+    /// How the commands ended; ends a command execution.
+    CommandExecutionResultMessage {
+        /// One for each command that was run.
+        results: &'a [CommandItem<'a>],
+        /// Files of the request that were not uploaded.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        artifact_failures: &'a [ArtifactFailureItem<'a>],
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+        /// As above.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+    },
+    /// A file is complete: the client answers where it is to be uploaded.
+    ArtifactUploadRequestMessage {
+        /// Its name without directories.
+        filename: &'a str,
+        /// The directory as the client named it, and the path in it.
+        filepath: &'a str,
+        /// Its size in bytes.
+        size: u64,
+        /// The request during which it is announced, if that has an id.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
     },
     /// Something failed; ends the request unless `terminal` is `false`.
     ErrorMessage {
@@ -163,6 +198,9 @@ pub enum ServerMessage<'a> {
         /// More about it.
         #[schemars(with = "BTreeMap<String, serde_json::Value>")]
         metadata: &'a RawValue,
+        /// Files of the request that were not uploaded.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        artifact_failures: &'a [ArtifactFailureItem<'a>],
         /// `false` when it does not end the running request.
         #[serde(skip_serializing_if = "Option::is_none")]
         terminal: Option<bool>,
@@ -200,7 +238,78 @@ pub enum ServerMessage<'a> {
         request_id: Option<&'a str>,
     },
     /// The session has ended; the server closes next.
-    EndSessionConfirmMessage {},
+    EndSessionConfirmMessage {
+        /// Files that were not uploaded since the last request.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        artifact_failures: &'a [ArtifactFailureItem<'a>],
+    },
+}
+
+/// A file that was not uploaded.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ArtifactFailureItem<'a> {
+    /// As it was announced.
+    pub filepath: &'a str,
+    /// One sentence.
+    pub error: &'a str,
+}
+
+/// How a command ended.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub struct CommandItem<'a> {
+    /// The command as it was given.
+    pub command: &'a str,
+    /// The shell's code; -1 if it did not end by itself.
+    pub exit_code: i32,
+    /// Its standard output; only after exit code 0, and not when it is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<&'a str>,
+    /// `signal` or `timeout`; not after a normal exit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_reason: Option<&'a str>,
+    /// The number of the signal that ended the shell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// `true` where `stdout` is only the beginning.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stdout_truncated: bool,
+    /// How many bytes it wrote to its standard output, where `stdout` is only the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdout_total_bytes: Option<u64>,
+    /// The end of its standard output, after another exit code than 0.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub stdout_tail: &'a str,
+    /// The end of its standard error.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub stderr_tail: &'a str,
+    /// `true` where `command` is only the beginning: the commands together were too long for one message.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub command_truncated: bool,
+}
+
+/// The metadata of an error that a command before or after the handler was the reason of.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct FailedCommand<'a> {
+    /// Always `CommandError`.
+    pub error_name: &'a str,
+    /// How the command ended; absent if it could not be run.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub item: Option<CommandItem<'a>>,
+    /// What the handler had answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<AnsweredBefore<'a>>,
+}
+
+/// A handler's answer that travels with an error.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AnsweredBefore<'a> {
+    /// The answer.
+    pub data: ResultData<'a>,
+    /// The handler's metadata.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub metadata: &'a RawValue,
 }
 
 /// The answer of an invocation: exactly these keys.

@@ -12,6 +12,7 @@ mod support;
 mod any_bytes;
 mod bridges;
 mod command_line;
+mod commands;
 mod dari;
 mod malformed;
 mod misbehaviour;

@@ -71,6 +71,7 @@ fn body(outcome: &Outcome) -> Result<Vec<u8>, (StatusCode, &'static str)> {
         Ending::Answered(Answer::Text(text)) if text.trim().is_empty() => "The agent gave no answer.".into(),
         Ending::Answered(Answer::Text(text)) => text.into(),
         Ending::Answered(Answer::Structured(value)) => json::compact(value.as_str()),
+        Ending::Answered(answer @ Answer::Commands(_)) => answer.plain(),
         Ending::Failed(fault) if fault.code == FaultCode::Internal => {
             return Err((StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
         }

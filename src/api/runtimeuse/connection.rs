@@ -1,6 +1,6 @@
-//! One WebSocket connection: reads messages, runs one request at a time, writes frames.
+//! One WebSocket connection: reads messages, runs one request at a time.
 //!
-//! Owns the order of frames and the connection's end. A connection owns no work: the turn of a named session outlives
+//! Owns what each message leads to, and the connection's end; what is written, and when, is `writer`'s. A connection owns no work: the turn of a named session outlives
 //! it; a plain connection's request is cancelled with it, by contract.
 //!
 //! Two tasks on the connection's worker: the reader never waits for the socket to take anything, so that a cancel or a
@@ -8,27 +8,21 @@
 
 use super::frames::{self, Context};
 use super::inspect::Seen;
-use super::read::{self, Incoming, Invocation, Refusal};
+use super::read::{self, Incoming, Refusal, Request};
+use super::writer::{InFlight, Order, Running, Writer};
 use crate::api::Runtime;
 use crate::api::hangup::Hangup;
-use crate::engine::{Followed, Follower, TurnRecord};
-use crate::model::{CancelReason, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, TurnRequest, What};
+use crate::artifact::handout::Handout;
+use crate::model::{CancelReason, EnvPolicy, Lifetime, OnDrain, Repeat, SessionId, StateIn, TurnRequest};
+use crate::redact::Secret;
 use actix_web::web;
-use actix_ws::{
-    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, Item, ProtocolError, Session,
-};
-use bytes::Bytes;
-use std::cell::RefCell;
-use std::rc::Rc;
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::Instant;
 
-/// Longer texts go out as continuation frames of this size: they cost little more than their own size that way.
-const FRAME_BYTES: usize = 64 << 10;
-/// Entries taken from the log at once, in bytes.
-const BATCH_BYTES: usize = 64 << 10;
 /// Frames besides those of the turn that may wait for the writer.
 const ASIDES: usize = 64;
 /// A peer that provokes more of them, and takes none for this long, is cut. Until then it is only read no further.
@@ -45,28 +39,6 @@ pub struct Connection {
     pub hangup: Option<Hangup>,
 }
 
-/// What the reader asks the writer to do.
-enum Order {
-    Frame(String),
-    Pong(Bytes),
-    Request(Running),
-    EndSession,
-    Close(Option<CloseReason>),
-}
-
-/// The request in flight, as the writer sees it.
-struct Running {
-    turn: Arc<TurnRecord>,
-    follower: Follower,
-    context: Context,
-    began: Instant,
-    /// On a plain connection `seq` counts from 1 per request: this is the number before the first that is sent.
-    before: Option<Seq>,
-}
-
-/// The request in flight, as the reader sees it; the writer clears it once the terminal is out.
-type InFlight = Rc<RefCell<Option<(Arc<TurnRecord>, Context)>>>;
-
 impl Connection {
     /// Serves the connection to its end.
     pub async fn serve(self, socket: Session, mut messages: AggregatedMessageStream) {
@@ -74,7 +46,7 @@ impl Connection {
         let in_flight = InFlight::default();
         let writer = Writer::new(&self, in_flight.clone(), socket);
         let writing = actix_web::rt::spawn(writer.write(taken));
-        let reader = Reader { connection: &self, orders, in_flight };
+        let reader = Reader { connection: &self, orders, in_flight, ending: Cell::new(false) };
         reader.read(&mut messages).await;
         // The reader is through; the writer ends when it has written what was ordered, or cannot.
         let written = tokio::time::timeout(LAST_WORDS, writing).await;
@@ -94,6 +66,8 @@ struct Reader<'a> {
     connection: &'a Connection,
     orders: mpsc::Sender<Order>,
     in_flight: InFlight,
+    /// The client has asked for the end of the session.
+    ending: Cell<bool>,
 }
 
 /// The peer does not take what it provokes.
@@ -179,9 +153,9 @@ impl Reader<'_> {
     }
 
     async fn message(&self, text: &str) -> Result<(), Flooded> {
-        match read::read(text) {
+        match read::read(text, &self.connection.runtime.limits.requests) {
             Err(refusal) => self.refuse(&refusal).await,
-            Ok(Incoming::Invocation(invocation)) => self.invoke(*invocation).await,
+            Ok(Incoming::Request(request)) => self.begin(*request).await,
             Ok(Incoming::Cancel { request_id }) => {
                 if let Some((turn, context)) = &*self.in_flight.borrow()
                     && (request_id.is_none() || request_id == context.extras.request_id)
@@ -191,17 +165,42 @@ impl Reader<'_> {
                 Ok(())
             }
             Ok(Incoming::EndSession) => {
-                // Nothing is watched: the running request is cancelled at once, its terminal precedes the confirm.
-                if let Some((turn, _)) = &*self.in_flight.borrow() {
-                    self.connection.runtime.engine.cancel(turn, CancelReason::Caller);
-                }
+                self.ending.set(true);
+                self.cancel_if_nothing_is_watched();
                 self.order(Order::EndSession).await
             }
-            Ok(Incoming::ArtifactAnswer) => {
-                tracing::debug!(session = %self.connection.session, "an artifact answer came though nothing was announced");
-                Ok(())
+            Ok(Incoming::ArtifactAnswer { filepath, url, content_type }) => {
+                self.artifact_answer(&filepath, url, &content_type).await
             }
         }
+    }
+
+    fn handout(&self) -> Option<Arc<Handout>> {
+        self.connection.runtime.engine.handout(&self.connection.session)
+    }
+
+    /// At the end of a session a request has no time to finish, unless its files are waited for: then the writer gives it
+    /// some. Its terminal precedes the confirm.
+    fn cancel_if_nothing_is_watched(&self) {
+        let is_watching = self.handout().is_some_and(|handout| handout.is_watching());
+        if !is_watching && let Some((turn, _)) = &*self.in_flight.borrow() {
+            self.connection.runtime.engine.cancel(turn, CancelReason::Caller);
+        }
+    }
+
+    async fn artifact_answer(&self, filepath: &str, url: Secret, content_type: &str) -> Result<(), Flooded> {
+        // A session that watches nothing ignores it.
+        let Some(handout) = self.handout() else { return Ok(()) };
+        let Err(refused) = handout.answer(filepath, url, content_type) else { return Ok(()) };
+        let text = refused.to_string();
+        tracing::warn!(session = %self.connection.session, text, "an artifact answer was refused");
+        let notices = self.in_flight.borrow().as_ref().is_some_and(|(_, context)| context.extras.notices);
+        if !notices {
+            return Ok(());
+        }
+        let text = format!("artifact_upload_response_message.filepath: {text}");
+        let refusal = Refusal { text, field: Some("filepath".to_owned()), request_id: None, is_request: false };
+        self.order(Order::Frame(frames::refusal_notice(&refusal))).await
     }
 
     async fn refuse(&self, refusal: &Refusal) -> Result<(), Flooded> {
@@ -217,214 +216,56 @@ impl Reader<'_> {
         if notices { self.order(Order::Frame(frames::refusal_notice(refusal))).await } else { Ok(()) }
     }
 
-    async fn invoke(&self, invocation: Invocation) -> Result<(), Flooded> {
+    async fn begin(&self, request: Request) -> Result<(), Flooded> {
         if self.in_flight.borrow().is_some() {
-            return self.order(Order::Frame(frames::in_flight(invocation.extras.request_id.as_deref()))).await;
+            return self.order(Order::Frame(frames::in_flight(request.extras.request_id.as_deref()))).await;
         }
         let connection = self.connection;
         let is_named = connection.lifetime == Lifetime::Named;
-        let context = Context { extras: invocation.extras.clone(), is_named };
+        let context = Context { extras: request.extras.clone(), is_named };
+        let watches = request.work.watch.as_ref().is_some_and(|watch| !watch.directories.is_empty());
         let began = Instant::now();
-        let request = turn_request(invocation, connection);
-        match connection.runtime.engine.submit_and_follow(request).await {
+        let engine = &connection.runtime.engine;
+        match engine.submit_and_follow(turn_request(request, connection)).await {
             Ok((ticket, follower)) => {
                 *self.in_flight.borrow_mut() = Some((ticket.turn.clone(), context.clone()));
+                let handout = if watches { engine.open_handout(&connection.session) } else { None };
+                if self.ending.get() {
+                    self.cancel_if_nothing_is_watched();
+                }
                 let running = Running { turn: ticket.turn, follower, context, began, before: None };
-                self.order(Order::Request(running)).await
+                self.order(Order::Request(running, handout)).await
             }
             Err(fault) => self.order(Order::Frame(context.refused(&fault))).await,
         }
     }
 }
 
-fn turn_request(invocation: Invocation, connection: &Connection) -> TurnRequest {
+fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
     let named = connection.lifetime == Lifetime::Named;
+    let work = &request.work;
+    let is_plain = work.downloads.is_empty()
+        && work.before.is_empty()
+        && work.instead.is_none()
+        && work.after.is_empty()
+        && work.watch.is_none();
     TurnRequest {
         lifetime: connection.lifetime,
         repeat: Repeat::Never,
-        source_id: invocation.source_id,
-        system_prompt: invocation.system_prompt,
-        model: invocation.model,
-        output_format: invocation.output_format,
-        env: invocation.env,
+        source_id: request.source_id,
+        system_prompt: request.system_prompt,
+        model: request.model,
+        output_format: request.output_format,
+        env: request.env,
         env_policy: EnvPolicy::Inherit,
-        secrets: invocation.secrets,
-        timeout: invocation.extras.timeout,
+        secrets: request.secrets,
+        timeout: request.extras.timeout,
         on_drain: if named { OnDrain::Grace } else { OnDrain::Cancel },
         // A plain query is independent of the one before; a named session's goes on where that left off.
-        state: if named { crate::model::StateIn::Stored } else { crate::model::StateIn::Given(None) },
-        ..TurnRequest::new(connection.session.clone(), "runtimeuse", invocation.user_prompt)
+        state: if named { StateIn::Stored } else { StateIn::Given(None) },
+        work: (!is_plain).then(|| Box::new(request.work)),
+        ..TurnRequest::new(connection.session.clone(), "runtimeuse", request.user_prompt)
     }
-}
-
-struct Writer {
-    runtime: web::Data<Runtime>,
-    socket: Session,
-    in_flight: InFlight,
-    is_named: bool,
-    current: Option<Running>,
-    ending: bool,
-    frames: Vec<String>,
-}
-
-/// Whether the connection goes on.
-enum Next {
-    GoOn,
-    Over,
-}
-
-impl Writer {
-    fn new(connection: &Connection, in_flight: InFlight, socket: Session) -> Self {
-        Self {
-            runtime: connection.runtime.clone(),
-            socket,
-            in_flight,
-            is_named: connection.lifetime == Lifetime::Named,
-            current: None,
-            ending: false,
-            frames: Vec::new(),
-        }
-    }
-
-    async fn write(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut heartbeat = ticker(self.runtime.limits.heartbeat);
-        let mut ping = self.runtime.limits.ping.map(ticker);
-        let stopping = self.runtime.stopping.clone();
-        loop {
-            let next = tokio::select! {
-                biased;
-                order = orders.recv() => match order {
-                    Some(order) => self.obey(order, &mut heartbeat).await,
-                    None => Ok(Next::Over),
-                },
-                followed = next_of(&mut self.current) => self.say(followed).await,
-                _ = heartbeat.tick(), if self.current.is_some() => self.beat().await,
-                () = tick_of(&mut ping) => self.socket.ping(b"").await.map(|()| Next::GoOn),
-                () = stopping.cancelled(), if self.current.is_none() => {
-                    let _ = self.socket.clone().close(Some(CloseCode::Away.into())).await;
-                    return;
-                }
-            };
-            match next {
-                Ok(Next::GoOn) => {}
-                // The socket is gone: the reader sees it too.
-                Ok(Next::Over) | Err(Closed) => return,
-            }
-        }
-    }
-
-    async fn obey(&mut self, order: Order, heartbeat: &mut Interval) -> Result<Next, Closed> {
-        match order {
-            Order::Frame(frame) => self.send(frame).await?,
-            Order::Pong(bytes) => self.socket.pong(&bytes).await?,
-            Order::Request(running) => {
-                heartbeat.reset();
-                self.current = Some(running);
-            }
-            Order::EndSession => {
-                self.ending = true;
-                return self.end_if_due().await;
-            }
-            Order::Close(reason) => {
-                let _ = self.socket.clone().close(reason).await;
-                return Ok(Next::Over);
-            }
-        }
-        Ok(Next::GoOn)
-    }
-
-    /// Sends what the turn said; its end makes the connection ready for the next request.
-    async fn say(&mut self, followed: Vec<Followed>) -> Result<Next, Closed> {
-        let Some(running) = &mut self.current else { return Ok(Next::GoOn) };
-        let mut frames = std::mem::take(&mut self.frames);
-        let mut ended = false;
-        for item in followed {
-            let entry = match item {
-                Followed::Entry(entry) => entry,
-                Followed::Gap { from, to } => {
-                    tracing::error!(turn = %running.turn.id, %from, %to, "a reader fell behind what is kept");
-                    continue;
-                }
-            };
-            if entry.turn != running.turn.id {
-                continue;
-            }
-            // Nothing is sent of the acceptance, which a turn that was withdrawn does not have.
-            let is_sent = !matches!(entry.what, What::Accepted { .. });
-            let before = *running.before.get_or_insert(Seq(entry.seq.0 - u64::from(is_sent)));
-            let seq = if self.is_named { entry.seq } else { Seq(entry.seq.0 - before.0) };
-            match &entry.what {
-                What::Accepted { .. } => {}
-                What::Said(event) => running.context.event(seq, event, &mut frames),
-                What::Ended(outcome) => {
-                    frames.push(running.context.terminal(seq, outcome));
-                    ended = true;
-                }
-            }
-        }
-        if ended {
-            // Before the terminal goes out, not after: whoever has read it may send the next request at once. That one
-            // is taken from the orders only when everything below is sent.
-            self.current = None;
-            *self.in_flight.borrow_mut() = None;
-        }
-        for frame in frames.drain(..) {
-            self.send(frame).await?;
-        }
-        self.frames = frames;
-        if ended { self.end_if_due().await } else { Ok(Next::GoOn) }
-    }
-
-    async fn end_if_due(&mut self) -> Result<Next, Closed> {
-        if !self.ending || self.current.is_some() {
-            return Ok(Next::GoOn);
-        }
-        self.send(frames::end_session_confirm()).await?;
-        let _ = self.socket.clone().close(Some(CloseCode::Normal.into())).await;
-        Ok(Next::Over)
-    }
-
-    async fn beat(&mut self) -> Result<Next, Closed> {
-        if let Some(running) = &self.current {
-            let frame = running.context.heartbeat(running.began.elapsed());
-            self.send(frame).await?;
-        }
-        Ok(Next::GoOn)
-    }
-
-    async fn send(&mut self, frame: String) -> Result<(), Closed> {
-        if frame.len() <= FRAME_BYTES {
-            return self.socket.text(frame).await;
-        }
-        let mut rest = Bytes::from(frame);
-        self.socket.continuation(Item::FirstText(rest.split_to(FRAME_BYTES))).await?;
-        while rest.len() > FRAME_BYTES {
-            self.socket.continuation(Item::Continue(rest.split_to(FRAME_BYTES))).await?;
-        }
-        self.socket.continuation(Item::Last(rest)).await
-    }
-}
-
-async fn next_of(current: &mut Option<Running>) -> Vec<Followed> {
-    match current {
-        Some(running) => running.follower.next(BATCH_BYTES).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn tick_of(ticker: &mut Option<Interval>) {
-    match ticker {
-        Some(ticker) => {
-            ticker.tick().await;
-        }
-        None => std::future::pending().await,
-    }
-}
-
-fn ticker(period: Duration) -> Interval {
-    let mut ticker = tokio::time::interval_at(Instant::now() + period, period);
-    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticker
 }
 
 /// The close code that says what was wrong with a frame. A connection that is simply gone has none.

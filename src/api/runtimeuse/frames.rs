@@ -3,10 +3,16 @@
 //! Owns the server's half of the protocol: texts, metadata, and the bound on an error's size. Writes nothing itself.
 
 use super::read::{Extras, Refusal};
+use super::results;
+use crate::artifact::handout::Announcement;
 use crate::json::{self, as_raw};
-use crate::model::{Answer, Ending, Event, Fault, FaultCode, Limit, Outcome, RawJson, Seq};
+use crate::model::{
+    Answer, ArtifactFailure, CommandEnd, Ending, Event, Fault, FaultCode, Limit, Outcome, RawJson, Seq,
+};
 use crate::wire::record::{EventRecord, stream_word};
-use crate::wire::runtimeuse::{ResultData, ServerMessage};
+use crate::wire::runtimeuse::{
+    AnsweredBefore, ArtifactFailureItem, CommandItem, FailedCommand, ResultData, ServerMessage,
+};
 use serde_json::json;
 use std::time::Duration;
 
@@ -14,6 +20,9 @@ use std::time::Duration;
 const MAX_ERROR_BYTES: usize = 1_000_000;
 /// What is left of an error's text when even that is too long.
 const MAX_ERROR_TEXT: usize = 200_000;
+
+/// How much of a message may tell what was not uploaded.
+const MAX_FAILURES_BYTES: usize = 200_000;
 
 /// What the frames of one request have in common.
 #[derive(Debug, Clone)]
@@ -37,13 +46,9 @@ impl Context {
             Event::Text { parts, .. } => {
                 out.push(write(&ServerMessage::AssistantMessage { text_blocks: parts, request_id, seq: shown }));
             }
-            Event::CommandOutput { stream, text, command } => out.push(write(&ServerMessage::CommandOutputMessage {
-                stream: stream_word(*stream),
-                text,
-                command,
-                request_id,
-                seq: shown,
-            })),
+            Event::CommandOutput { stream, text, command } => {
+                self.output(stream_word(*stream), text, command, shown, out);
+            }
             Event::Warning { text, field } if self.extras.notices => out.push(write(&ServerMessage::NoticeMessage {
                 level: "warning",
                 text,
@@ -59,6 +64,29 @@ impl Context {
         }
     }
 
+    /// Output as one frame; as more where one would be too long for the client.
+    fn output(&self, stream: &str, text: &str, command: &str, seq: Option<u64>, out: &mut Vec<String>) {
+        let request_id = self.extras.request_id.as_deref();
+        let frame = write(&ServerMessage::CommandOutputMessage { stream, text, command, request_id, seq });
+        let half = text.floor_char_boundary(text.len() / 2);
+        if frame.len() <= self.extras.max_frame_bytes || half == 0 {
+            out.push(frame);
+        } else {
+            self.output(stream, &text[..half], command, seq, out);
+            self.output(stream, &text[half..], command, seq, out);
+        }
+    }
+
+    /// Asks where a complete file is to be uploaded.
+    pub fn upload_request(context: Option<&Self>, file: &Announcement) -> String {
+        write(&ServerMessage::ArtifactUploadRequestMessage {
+            filename: &file.filename,
+            filepath: &file.filepath,
+            size: file.size,
+            request_id: context.and_then(|context| context.extras.request_id.as_deref()),
+        })
+    }
+
     /// The one terminal of a request.
     pub fn terminal(&self, seq: Seq, outcome: &Outcome) -> String {
         match &outcome.ending {
@@ -68,18 +96,40 @@ impl Context {
             }
             Ending::Answered(Answer::Structured(_)) => {
                 let text = "handler result: \"structured_output\" must be an object";
-                self.error(Some(seq), text, &object(&json!({"error_name": "HandlerResultError"})))
+                self.failed(seq, outcome, text, &object(&json!({"error_name": "HandlerResultError"})))
             }
-            Ending::Failed(fault) => self.error(Some(seq), &fault.message, &fault_metadata(fault)),
-            Ending::Cancelled(_) => self.error(Some(seq), "Request cancelled", &empty()),
+            Ending::Answered(Answer::Commands(ends)) => self.commands(seq, outcome, ends),
+            Ending::Failed(fault) => self.failed(seq, outcome, &fault.message, &fault_metadata(fault)),
+            Ending::Cancelled(_) => self.failed(seq, outcome, "Request cancelled", &empty()),
             Ending::TimedOut { limit, after, .. } => {
-                self.error(Some(seq), &timeout_text(*limit, *after), &object(&json!({"error_name": "TimeoutError"})))
+                let metadata = object(&json!({"error_name": "TimeoutError"}));
+                self.failed(seq, outcome, &timeout_text(*limit, *after), &metadata)
             }
             Ending::Interrupted => {
                 let text = "the server ended while the request ran";
-                self.error(Some(seq), text, &object(&json!({"error_name": "Interrupted"})))
+                self.failed(seq, outcome, text, &object(&json!({"error_name": "Interrupted"})))
             }
         }
+    }
+
+    fn commands(&self, seq: Seq, outcome: &Outcome, ends: &[CommandEnd]) -> String {
+        let failures = failures(&outcome.artifact_failures);
+        let frame = |results: &[CommandItem<'_>]| {
+            write(&ServerMessage::CommandExecutionResultMessage {
+                results,
+                artifact_failures: &failures,
+                request_id: self.extras.request_id.as_deref(),
+                seq: self.seq(seq),
+            })
+        };
+        let empty = frame(&[]).len();
+        frame(&results::items(ends, self.extras.max_frame_bytes.saturating_sub(empty + 1)))
+    }
+
+    /// The error that a request ended with.
+    fn failed(&self, seq: Seq, outcome: &Outcome, text: &str, metadata: &RawJson) -> String {
+        let request_id = self.extras.request_id.as_deref();
+        error(text, metadata, &failures(&outcome.artifact_failures), None, request_id, self.seq(seq))
     }
 
     fn result(&self, seq: Seq, outcome: &Outcome, data: ResultData<'_>) -> String {
@@ -87,20 +137,15 @@ impl Context {
         write(&ServerMessage::ResultMessage {
             metadata: as_raw(&metadata),
             data,
+            artifact_failures: &failures(&outcome.artifact_failures),
             request_id: self.extras.request_id.as_deref(),
             seq: self.seq(seq),
         })
     }
 
-    /// An error that ends the request.
-    pub fn error(&self, seq: Option<Seq>, text: &str, metadata: &RawJson) -> String {
-        let shown = seq.and_then(|seq| self.seq(seq));
-        error(text, metadata, None, self.extras.request_id.as_deref(), shown)
-    }
-
     /// A fault that came before there was a turn.
     pub fn refused(&self, fault: &Fault) -> String {
-        self.error(None, &fault.message, &fault_metadata(fault))
+        error(&fault.message, &fault_metadata(fault), &[], None, self.extras.request_id.as_deref(), None)
     }
 
     /// Sent every 15 s while the request runs.
@@ -121,7 +166,7 @@ pub fn refusal(refusal: &Refusal, running: bool) -> String {
         metadata.insert("field".to_owned(), json!(field));
     }
     let metadata = object(&serde_json::Value::Object(metadata));
-    error(&refusal.text, &metadata, running.then_some(false), refusal.request_id.as_deref(), None)
+    error(&refusal.text, &metadata, &[], running.then_some(false), refusal.request_id.as_deref(), None)
 }
 
 /// The same as a notice, for a client that opted in.
@@ -138,12 +183,28 @@ pub fn refusal_notice(refusal: &Refusal) -> String {
 /// The answer to a second request while one runs.
 pub fn in_flight(request_id: Option<&str>) -> String {
     let metadata = object(&json!({"error_name": "Error"}));
-    error("Received request while another is in flight!", &metadata, Some(false), request_id, None)
+    error("Received request while another is in flight!", &metadata, &[], Some(false), request_id, None)
 }
 
 /// The last message of a session.
-pub fn end_session_confirm() -> String {
-    write(&ServerMessage::EndSessionConfirmMessage {})
+pub fn end_session_confirm(failed: &[ArtifactFailure]) -> String {
+    write(&ServerMessage::EndSessionConfirmMessage { artifact_failures: &failures(failed) })
+}
+
+/// As many as fit beside the rest of a message.
+fn failures(failures: &[ArtifactFailure]) -> Vec<ArtifactFailureItem<'_>> {
+    let mut room = MAX_FAILURES_BYTES;
+    let fits = |failure: &&ArtifactFailure| {
+        // Twice: a path may be written with escapes.
+        let bytes = 2 * (failure.path.len() + failure.error.len()) + 32;
+        room = room.saturating_sub(bytes);
+        room > 0
+    };
+    failures.iter().take_while(fits).map(failure_item).collect()
+}
+
+fn failure_item(failure: &ArtifactFailure) -> ArtifactFailureItem<'_> {
+    ArtifactFailureItem { filepath: &failure.path, error: &failure.error }
 }
 
 fn timeout_text(limit: Limit, after: Duration) -> String {
@@ -157,6 +218,9 @@ fn timeout_text(limit: Limit, after: Duration) -> String {
 fn fault_metadata(fault: &Fault) -> RawJson {
     if let Some(metadata) = &fault.metadata {
         return metadata.clone();
+    }
+    if fault.command.is_some() || fault.answered.is_some() {
+        return command_metadata(fault);
     }
     let mut metadata = serde_json::Map::new();
     let name = match fault.code {
@@ -183,9 +247,37 @@ fn fault_metadata(fault: &Fault) -> RawJson {
     object(&serde_json::Value::Object(metadata))
 }
 
-fn error(text: &str, metadata: &RawJson, terminal: Option<bool>, request_id: Option<&str>, seq: Option<u64>) -> String {
+/// How a command failed, and what the handler had answered before it.
+fn command_metadata(fault: &Fault) -> RawJson {
+    let item = fault.command.as_deref().map(|end| CommandItem {
+        stdout_tail: &end.stdout_tail,
+        stderr_tail: &end.stderr_tail,
+        ..results::item(end)
+    });
+    let empty = empty();
+    let result = fault.answered.as_deref().and_then(|(answer, metadata)| {
+        let data = match answer {
+            Answer::Text(text) => ResultData::Text { text },
+            Answer::Structured(value) => ResultData::StructuredOutput { structured_output: as_raw(value) },
+            Answer::Commands(_) => return None,
+        };
+        Some(AnsweredBefore { data, metadata: as_raw(metadata.as_ref().unwrap_or(&empty)) })
+    });
+    let metadata = FailedCommand { error_name: "CommandError", item, result };
+    RawJson::from_valid(serde_json::to_string(&metadata).unwrap_or_default())
+}
+
+fn error(
+    text: &str,
+    metadata: &RawJson,
+    artifact_failures: &[ArtifactFailureItem<'_>],
+    terminal: Option<bool>,
+    request_id: Option<&str>,
+    seq: Option<u64>,
+) -> String {
     let frame = |error: &str, metadata: &RawJson| {
-        write(&ServerMessage::ErrorMessage { error, metadata: as_raw(metadata), terminal, request_id, seq })
+        let metadata = as_raw(metadata);
+        write(&ServerMessage::ErrorMessage { error, metadata, artifact_failures, terminal, request_id, seq })
     };
     let whole = frame(text, metadata);
     if whole.len() <= MAX_ERROR_BYTES {

@@ -1,12 +1,15 @@
 //! The RuntimeUse WebSocket protocol: the adapter between its messages and turns.
 //!
-//! Owns the upgrade and what a URL may say. Bytes are looked at in `inspect`, messages read in `read`, written in
-//! `frames`, and moved in `connection`.
+//! Owns the upgrade and what a URL may say. Bytes are looked at in `inspect`, messages read in `read` and `fields`, written
+//! in `frames` and `results`, and moved in `connection` and `writer`.
 
 mod connection;
+mod fields;
 mod frames;
 mod inspect;
 mod read;
+mod results;
+mod writer;
 
 use super::Runtime;
 use crate::engine;

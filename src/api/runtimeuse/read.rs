@@ -2,32 +2,36 @@
 //!
 //! Owns the client's half of the protocol as a parser: pure, no connection, nothing runs before it is through.
 
+use super::fields::{Fields, Wrong, at_most, kind, wrong};
+use crate::api::RequestLimits;
 use crate::json;
-use crate::model::RawJson;
+use crate::model::{Command, Download, RawJson, Watch, Work};
 use crate::redact::Secret;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Longest `request_id`, in characters.
-const MAX_REQUEST_ID: usize = 128;
+/// What the client takes in one message, less a margin (O2).
+const MAX_FRAME_BYTES: usize = 1_000_000;
+/// The bounds of what a request may ask for instead.
+const FRAME_BYTES: std::ops::RangeInclusive<usize> = 65_536..=104_857_600;
 
 /// A message from the client, understood.
 #[derive(Debug)]
 pub enum Incoming {
-    /// Run the handler.
-    Invocation(Box<Invocation>),
+    /// Run the handler, or commands.
+    Request(Box<Request>),
     /// Cancel the request in flight, or only the one named.
     Cancel { request_id: Option<String> },
     /// End the session after a drain.
     EndSession,
-    /// The answer to an upload request; nothing is watched yet, so there is none.
-    ArtifactAnswer,
+    /// Where an announced file is to be uploaded.
+    ArtifactAnswer { filepath: String, url: Secret, content_type: String },
 }
 
-/// One `invocation_message`.
-#[derive(Debug)]
-pub struct Invocation {
+/// One `invocation_message`, or one `command_execution_message`: then the handler is not called.
+#[derive(Debug, Default)]
+pub struct Request {
     pub source_id: Option<String>,
     pub system_prompt: Option<String>,
     pub user_prompt: String,
@@ -35,16 +39,25 @@ pub struct Invocation {
     pub secrets: Vec<Secret>,
     pub env: Option<BTreeMap<String, Secret>>,
     pub output_format: Option<RawJson>,
+    pub work: Work,
     pub extras: Extras,
 }
 
 /// Our additive fields of a request.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct Extras {
     pub request_id: Option<String>,
     pub notices: bool,
     pub events: bool,
     pub timeout: Option<Duration>,
+    /// How long a message may be.
+    pub max_frame_bytes: usize,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self { request_id: None, notices: false, events: false, timeout: None, max_frame_bytes: MAX_FRAME_BYTES }
+    }
 }
 
 /// Why a message is refused.
@@ -61,7 +74,7 @@ pub struct Refusal {
 }
 
 /// Reads one message.
-pub fn read(text: &str) -> Result<Incoming, Refusal> {
+pub fn read(text: &str, limits: &RequestLimits) -> Result<Incoming, Refusal> {
     let plain = |text: String| Refusal { text, field: None, request_id: None, is_request: false };
     let checked = json::check(text.as_bytes()).map_err(|error| plain(format!("Invalid JSON: {error}")))?;
     let fields = match json::value(checked) {
@@ -75,21 +88,25 @@ pub fn read(text: &str) -> Result<Incoming, Refusal> {
         None | Some(Value::Null) => return Err(named(None, "message_type", "required string is missing")),
         Some(other) => return Err(named(None, "message_type", &format!("expected a string, got {}", kind(other)))),
     };
-    let reader = Reader { message: &word, fields: &fields };
+    let fields = Fields::new(&fields);
+    let refusal = |wrong: Wrong, is_request| Refusal {
+        request_id: fields.request_id().ok().flatten(),
+        is_request,
+        ..named(Some(&word), &wrong.field, &wrong.problem)
+    };
+    let request = |request: Result<Request, Wrong>| match request {
+        Ok(request) => Ok(Incoming::Request(Box::new(request))),
+        Err(wrong) => Err(refusal(wrong, true)),
+    };
     match word.as_str() {
-        "invocation_message" => reader.invocation().map_err(|e| reader.refusal(e, true)),
-        "command_execution_message" => reader.command_execution().map_err(|e| reader.refusal(e, true)),
+        "invocation_message" => request(invocation(&fields, limits)),
+        "command_execution_message" => request(command_execution(&fields, limits)),
         "cancel_message" => {
-            let request_id = reader.request_id().map_err(|e| reader.refusal(e, false))?;
+            let request_id = fields.request_id().map_err(|wrong| refusal(wrong, false))?;
             Ok(Incoming::Cancel { request_id })
         }
         "end_session_message" => Ok(Incoming::EndSession),
-        "artifact_upload_response_message" => {
-            for name in ["filename", "filepath", "presigned_url", "content_type"] {
-                reader.required_string(name).map_err(|e| reader.refusal(e, false))?;
-            }
-            Ok(Incoming::ArtifactAnswer)
-        }
+        "artifact_upload_response_message" => artifact_answer(&fields).map_err(|wrong| refusal(wrong, false)),
         _ => Err(named(None, "message_type", "unknown message type")),
     }
 }
@@ -103,228 +120,157 @@ fn named(message: Option<&str>, field: &str, problem: &str) -> Refusal {
     Refusal { text: format!("{place}: {problem}"), field: Some(field.to_owned()), request_id: None, is_request: false }
 }
 
-/// A field and what is wrong with it.
-struct Wrong {
-    field: String,
-    problem: String,
+fn invocation(fields: &Fields<'_>, limits: &RequestLimits) -> Result<Request, Wrong> {
+    let mut request = Request {
+        source_id: fields.source_id()?,
+        system_prompt: fields.string("system_prompt")?,
+        user_prompt: fields.required_string("user_prompt")?,
+        model: fields.string("model")?,
+        secrets: secrets(fields, limits)?,
+        env: fields.env("agent_env")?,
+        output_format: fields.output_format()?,
+        extras: extras(fields)?,
+        ..Request::default()
+    };
+    request.work = Work {
+        watch: watch(fields, limits)?,
+        before: commands(fields, "pre_agent_invocation_commands", limits)?,
+        after: commands(fields, "post_agent_invocation_commands", limits)?,
+        downloads: downloads(fields, "pre_agent_downloadables", limits)?,
+        instead: None,
+        stdout_room: 0,
+    };
+    Ok(request)
 }
 
-fn wrong<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong { field: field.into(), problem: problem.into() })
+fn command_execution(fields: &Fields<'_>, limits: &RequestLimits) -> Result<Request, Wrong> {
+    let mut request = Request {
+        source_id: fields.source_id()?,
+        secrets: secrets(fields, limits)?,
+        extras: extras(fields)?,
+        ..Request::default()
+    };
+    if fields.get("commands").is_none() {
+        return wrong("commands", "required array is missing");
+    }
+    request.work = Work {
+        instead: Some(commands(fields, "commands", limits)?),
+        watch: watch(fields, limits)?,
+        downloads: downloads(fields, "pre_execution_downloadables", limits)?,
+        stdout_room: request.extras.max_frame_bytes,
+        ..Work::default()
+    };
+    Ok(request)
 }
 
-/// Fields of requests that are understood but not served yet: asking for them is refused, saying so.
-fn not_served(name: &str, asked: bool) -> Result<(), Wrong> {
-    if asked { wrong(name, "not supported by this version of turnhost") } else { Ok(()) }
+fn artifact_answer(fields: &Fields<'_>) -> Result<Incoming, Wrong> {
+    fields.required_string("filename")?;
+    Ok(Incoming::ArtifactAnswer {
+        filepath: fields.required_string("filepath")?,
+        url: Secret::new(fields.required_string("presigned_url")?),
+        content_type: fields.required_string("content_type")?,
+    })
 }
 
-struct Reader<'a> {
-    message: &'a str,
-    fields: &'a Map<String, Value>,
+fn secrets(fields: &Fields<'_>, limits: &RequestLimits) -> Result<Vec<Secret>, Wrong> {
+    const NAME: &str = "secrets_to_redact";
+    let secrets = fields.strings(NAME, true)?;
+    at_most(NAME, secrets.len(), limits.secrets)?;
+    Ok(secrets.into_iter().map(Secret::new).collect())
 }
 
-impl Reader<'_> {
-    fn refusal(&self, wrong: Wrong, is_request: bool) -> Refusal {
-        let request_id = self.request_id().ok().flatten();
-        Refusal { request_id, is_request, ..named(Some(self.message), &wrong.field, &wrong.problem) }
-    }
+fn extras(fields: &Fields<'_>) -> Result<Extras, Wrong> {
+    let wanted = fields.strings("extensions", false)?;
+    let wants = |word: &str| wanted.iter().any(|wanted| wanted == word);
+    let frame = fields.positive("max_frame_bytes")?.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    Ok(Extras {
+        request_id: fields.request_id()?,
+        notices: wants("notices"),
+        events: wants("events"),
+        timeout: fields.milliseconds("timeout_ms")?,
+        max_frame_bytes: frame.map_or(MAX_FRAME_BYTES, |bytes| bytes.clamp(*FRAME_BYTES.start(), *FRAME_BYTES.end())),
+    })
+}
 
-    /// `null` and absent mean the same everywhere.
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.fields.get(name).filter(|value| !value.is_null())
-    }
-
-    fn string(&self, name: &str) -> Result<Option<String>, Wrong> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => wrong(name, format!("expected a string, got {}", kind(other))),
-        }
-    }
-
-    fn required_string(&self, name: &str) -> Result<String, Wrong> {
-        match self.string(name)? {
-            Some(text) => Ok(text),
-            None => wrong(name, "required string is missing"),
-        }
-    }
-
-    /// `source_id` is only a name for logs: the peer takes numbers too.
-    fn source_id(&self) -> Result<Option<String>, Wrong> {
-        match self.get("source_id") {
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            _ => self.string("source_id"),
-        }
-    }
-
-    fn strings(&self, name: &str, numbers_too: bool) -> Result<Vec<String>, Wrong> {
-        let Some(value) = self.get(name) else { return Ok(Vec::new()) };
-        let Value::Array(items) = value else {
-            return wrong(name, format!("expected an array of strings, got {}", kind(value)));
+fn commands(fields: &Fields<'_>, name: &str, limits: &RequestLimits) -> Result<Vec<Command>, Wrong> {
+    fields.objects(name, limits.commands, |fields| {
+        let command = match fields.string("command")? {
+            Some(command) if command.contains('\0') => return wrong("command", "must not contain a NUL character"),
+            Some(command) if !command.is_empty() => command,
+            _ => return wrong("command", "required string is missing"),
         };
-        let mut strings = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            match item {
-                Value::String(text) => strings.push(text.clone()),
-                Value::Number(number) if numbers_too => strings.push(number.to_string()),
-                other => return wrong(format!("{name}[{index}]"), format!("expected a string, got {}", kind(other))),
-            }
-        }
-        Ok(strings)
-    }
-
-    fn secrets(&self) -> Result<Vec<Secret>, Wrong> {
-        Ok(self.strings("secrets_to_redact", true)?.into_iter().map(Secret::new).collect())
-    }
-
-    fn env(&self, name: &str) -> Result<Option<BTreeMap<String, Secret>>, Wrong> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        let Value::Object(items) = value else {
-            return wrong(name, format!("expected an object of strings, got {}", kind(value)));
-        };
-        let mut env = BTreeMap::new();
-        for (key, item) in items {
-            let text = match item {
-                Value::String(text) => text.clone(),
-                Value::Number(number) => number.to_string(),
-                other => return wrong(format!("{name}.{key}"), format!("expected a string, got {}", kind(other))),
-            };
-            if key.is_empty() || key.contains(['=', '\0']) || text.contains('\0') {
-                return wrong(format!("{name}.{key}"), "not a valid environment variable");
-            }
-            env.insert(key.clone(), Secret::new(text));
-        }
-        Ok(Some(env))
-    }
-
-    fn output_format(&self) -> Result<Option<RawJson>, Wrong> {
-        const NAME: &str = "output_format_json_schema_str";
-        match self.string(NAME)? {
-            None => Ok(None),
-            Some(text) if text.is_empty() => Ok(None),
-            Some(text) => match json::check(text.as_bytes()) {
-                Ok(_) => Ok(Some(RawJson::from_valid(text))),
-                Err(error) => wrong(NAME, format!("expected a string that holds JSON: {error}")),
-            },
-        }
-    }
-
-    fn request_id(&self) -> Result<Option<String>, Wrong> {
-        match self.string("request_id")? {
-            Some(id) if id.is_empty() || id.chars().count() > MAX_REQUEST_ID => {
-                wrong("request_id", format!("expected 1 to {MAX_REQUEST_ID} characters"))
-            }
-            id => Ok(id),
-        }
-    }
-
-    fn positive(&self, name: &str) -> Result<Option<u64>, Wrong> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(value) => match (value.as_u64(), value) {
-                (Some(number @ 1..), _) => Ok(Some(number)),
-                (_, Value::Number(number)) if number.as_f64().is_some_and(|number| number.abs() < 1e15) => {
-                    wrong(name, format!("expected a positive integer, got {number}"))
-                }
-                (_, Value::Number(_)) => wrong(name, "expected a positive integer, got a number out of range"),
-                _ => wrong(name, format!("expected a positive integer, got {}", kind(value))),
-            },
-        }
-    }
-
-    fn extras(&self) -> Result<Extras, Wrong> {
-        let wanted = self.strings("extensions", false)?;
-        let wants = |word: &str| wanted.iter().any(|wanted| wanted == word);
-        self.positive("max_frame_bytes")?;
-        Ok(Extras {
-            request_id: self.request_id()?,
-            notices: wants("notices"),
-            events: wants("events"),
-            timeout: self.positive("timeout_ms")?.map(Duration::from_millis),
+        Ok(Command {
+            command: command.into(),
+            cwd: path(fields, "cwd")?.filter(|cwd| !cwd.is_empty()).map(Into::into),
+            env: fields.env("env")?.unwrap_or_default(),
+            timeout: fields.milliseconds("timeout_ms")?,
+            silent: fields.flag("silent")?.unwrap_or(false),
         })
-    }
-
-    fn commands(&self, name: &str) -> Result<usize, Wrong> {
-        self.objects(name, |reader| {
-            match reader.string("command")? {
-                Some(command) if !command.is_empty() => {}
-                _ => return wrong("command", "required string is missing"),
-            }
-            reader.string("cwd")?;
-            reader.env("env").map(|_| ())
-        })
-    }
-
-    fn downloadables(&self, name: &str) -> Result<usize, Wrong> {
-        self.objects(name, |reader| {
-            reader.required_string("download_url")?;
-            reader.required_string("working_dir").map(|_| ())
-        })
-    }
-
-    /// Checks an array of objects; tells how many there are.
-    fn objects(&self, name: &str, check: impl Fn(&Reader<'_>) -> Result<(), Wrong>) -> Result<usize, Wrong> {
-        let Some(value) = self.get(name) else { return Ok(0) };
-        let Value::Array(items) = value else {
-            return wrong(name, format!("expected an array of objects, got {}", kind(value)));
-        };
-        for (index, item) in items.iter().enumerate() {
-            let Value::Object(fields) = item else {
-                return wrong(format!("{name}[{index}]"), format!("expected an object, got {}", kind(item)));
-            };
-            check(&Reader { message: self.message, fields })
-                .map_err(|inner| Wrong { field: format!("{name}[{index}].{}", inner.field), ..inner })?;
-        }
-        Ok(items.len())
-    }
-
-    fn invocation(&self) -> Result<Incoming, Wrong> {
-        let invocation = Invocation {
-            source_id: self.source_id()?,
-            system_prompt: self.string("system_prompt")?,
-            user_prompt: self.required_string("user_prompt")?,
-            model: self.string("model")?,
-            secrets: self.secrets()?,
-            env: self.env("agent_env")?,
-            output_format: self.output_format()?,
-            extras: self.extras()?,
-        };
-        self.artifacts()?;
-        for name in ["pre_agent_invocation_commands", "post_agent_invocation_commands"] {
-            not_served(name, self.commands(name)? > 0)?;
-        }
-        let downloads = "pre_agent_downloadables";
-        not_served(downloads, self.downloadables(downloads)? > 0)?;
-        Ok(Incoming::Invocation(Box::new(invocation)))
-    }
-
-    fn artifacts(&self) -> Result<(), Wrong> {
-        self.string("artifacts_ignore_content")?;
-        not_served("artifacts_dirs", !self.strings("artifacts_dirs", false)?.is_empty())?;
-        not_served("artifacts_dir", self.string("artifacts_dir")?.is_some())
-    }
-
-    fn command_execution(&self) -> Result<Incoming, Wrong> {
-        self.source_id()?;
-        self.secrets()?;
-        self.extras()?;
-        if self.get("commands").is_none() {
-            return wrong("commands", "required array is missing");
-        }
-        self.commands("commands")?;
-        self.artifacts()?;
-        self.downloadables("pre_execution_downloadables")?;
-        wrong("commands", "not supported by this version of turnhost")
-    }
+    })
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+fn downloads(fields: &Fields<'_>, name: &str, limits: &RequestLimits) -> Result<Vec<Download>, Wrong> {
+    fields.objects(name, limits.downloads, |fields| {
+        let url = Secret::new(fields.required_string("download_url")?);
+        let Some(directory) = path(fields, "working_dir")? else {
+            return wrong("working_dir", "required string is missing");
+        };
+        Ok(Download {
+            url,
+            directory: directory.into(),
+            sha256: sha256(fields)?,
+            max_bytes: fields.positive("max_bytes")?,
+            timeout: fields.milliseconds("timeout_ms")?,
+            extract: fields.flag("extract")?,
+        })
+    })
+}
+
+fn sha256(fields: &Fields<'_>) -> Result<Option<[u8; 32]>, Wrong> {
+    const NAME: &str = "sha256";
+    let Some(text) = fields.string(NAME)? else { return Ok(None) };
+    let mut digest = [0; 32];
+    let pairs = text.as_bytes().chunks(2);
+    if text.len() != 64 || !text.is_ascii() {
+        return wrong(NAME, "expected 64 hexadecimal digits");
+    }
+    for (byte, pair) in digest.iter_mut().zip(pairs) {
+        let value = std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        match value {
+            Some(value) if !pair.contains(&b'+') => *byte = value,
+            _ => return wrong(NAME, "expected 64 hexadecimal digits"),
+        }
+    }
+    Ok(Some(digest))
+}
+
+/// The deprecated single directory comes first; the same one twice is one.
+fn watch(fields: &Fields<'_>, limits: &RequestLimits) -> Result<Option<Watch>, Wrong> {
+    const NAMES: [&str; 2] = ["artifacts_dir", "artifacts_dirs"];
+    let ignore = fields.string("artifacts_ignore_content")?;
+    let several = fields.strings(NAMES[1], false)?;
+    let one = fields.string(NAMES[0])?;
+    if one.is_some() {
+        tracing::info!("artifacts_dir is deprecated; clients should send artifacts_dirs");
+    }
+    let mut directories: Vec<String> = Vec::new();
+    for (name, directory) in
+        one.map(|one| (NAMES[0], one)).into_iter().chain(several.into_iter().map(|d| (NAMES[1], d)))
+    {
+        if directory.is_empty() || directory.contains('\0') {
+            return wrong(name, "a directory must not be empty or contain a NUL character");
+        }
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
+        at_most(name, directories.len(), limits.directories)?;
+    }
+    Ok((!directories.is_empty() || ignore.is_some()).then_some(Watch { directories, ignore }))
+}
+
+fn path(fields: &Fields<'_>, name: &str) -> Result<Option<String>, Wrong> {
+    match fields.string(name)? {
+        Some(path) if path.contains('\0') => wrong(name, "must not contain a NUL character"),
+        path => Ok(path),
     }
 }

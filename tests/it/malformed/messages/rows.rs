@@ -193,15 +193,27 @@ fn wrong_invocations(rows: &mut Rows) {
     rows.field(format, r#"" ""#, format, "expected a string that holds JSON: empty");
     let deep = format!("\"{}\"", "[".repeat(100_000));
     rows.field(format, &deep, format, "expected a string that holds JSON: nested deeper than 128 levels");
-    for (field, value) in [
-        ("pre_agent_invocation_commands", r#"[{"command":"true"}]"#),
-        ("post_agent_invocation_commands", r#"[{"command":"true","cwd":"/","env":{"A":1}}]"#),
-        ("pre_agent_downloadables", r#"[{"download_url":"https://x.example/a","working_dir":"/tmp"}]"#),
-        ("artifacts_dirs", r#"["/srv/out"]"#),
-        ("artifacts_dir", "\"/srv/out\""),
+    for (field, value, place, problem) in [
+        ("artifacts_dir", "\"\"", "artifacts_dir", "a directory must not be empty or contain a NUL character"),
+        (
+            "artifacts_dirs",
+            r#"["a\u0000b"]"#,
+            "artifacts_dirs",
+            "a directory must not be empty or contain a NUL character",
+        ),
     ] {
-        rows.field(field, value, field, "not supported by this version of turnhost");
+        rows.field(field, value, place, problem);
     }
+    let many: Vec<String> = (0..101).map(|n| format!("\"/d{n}\"")).collect();
+    let too_many = "101 are too many, at most 100 are taken";
+    rows.field("artifacts_dirs", &format!("[{}]", many.join(",")), "artifacts_dirs", too_many);
+    let many = vec!["\"s\""; 1001].join(",");
+    rows.field(
+        "secrets_to_redact",
+        &format!("[{many}]"),
+        "secrets_to_redact",
+        "1001 are too many, at most 1000 are taken",
+    );
 }
 
 fn wrong_commands(rows: &mut Rows) {
@@ -229,6 +241,10 @@ fn wrong_commands(rows: &mut Rows) {
             (r#"{"command":"ls","cwd":5}"#, ".cwd", "expected a string, got a number"),
             (r#"{"command":"ls","env":"A=1"}"#, ".env", "expected an object of strings, got a string"),
             (r#"{"command":"ls","env":{"A":[]}}"#, ".env.A", "expected a string, got an array"),
+            (r#"{"command":"l\u0000s"}"#, ".command", "must not contain a NUL character"),
+            (r#"{"command":"ls","cwd":"\u0000"}"#, ".cwd", "must not contain a NUL character"),
+            (r#"{"command":"ls","timeout_ms":0}"#, ".timeout_ms", "expected a positive integer, got 0"),
+            (r#"{"command":"ls","silent":1}"#, ".silent", "expected true or false, got a number"),
         ] {
             anywhere(list, &format!(r#"[{{"command":"true"}},{item}]"#), &format!("{list}[1]{member}"), problem);
         }
@@ -240,18 +256,25 @@ fn wrong_commands(rows: &mut Rows) {
             (r#"{"working_dir":"/tmp"}"#, ".download_url", "required string is missing"),
             (r#"{"download_url":5,"working_dir":"/tmp"}"#, ".download_url", "expected a string, got a number"),
             (r#"{"download_url":"https://x.example/a"}"#, ".working_dir", "required string is missing"),
+            (r#"{"download_url":"a","working_dir":"/","sha256":"ab"}"#, ".sha256", "expected 64 hexadecimal digits"),
+            (
+                r#"{"download_url":"a","working_dir":"/","extract":"yes"}"#,
+                ".extract",
+                "expected true or false, got a string",
+            ),
+            (
+                r#"{"download_url":"a","working_dir":"/","max_bytes":-1}"#,
+                ".max_bytes",
+                "expected a positive integer, got -1",
+            ),
         ] {
             anywhere(list, &format!("[{item}]"), &format!("{list}[0]{member}"), problem);
         }
     }
     rows.wrong(execute, r#""source_id":"a""#, "commands", "required array is missing");
     rows.wrong(execute, r#""commands":null"#, "commands", "required array is missing");
-    for commands in ["[]", r#"[{"command":"true"}]"#] {
-        let members = format!(r#""commands":{commands}"#);
-        rows.wrong(execute, &members, "commands", "not supported by this version of turnhost");
-    }
-    let members = r#""commands":[],"artifacts_dirs":["/srv/out"]"#;
-    rows.wrong(execute, members, "artifacts_dirs", "not supported by this version of turnhost");
+    let many = vec![r#"{"command":"true"}"#; 1001].join(",");
+    rows.wrong(execute, &format!(r#""commands":[{many}]"#), "commands", "1001 are too many, at most 1000 are taken");
 }
 
 fn wrong_others(rows: &mut Rows) {
