@@ -34,6 +34,8 @@ mod artifact;
 pub mod cli;
 mod config;
 mod engine;
+#[cfg(any(fuzzing, test))]
+pub mod fuzz;
 mod handler;
 mod json;
 mod model;

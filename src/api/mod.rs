@@ -15,6 +15,8 @@ mod unread;
 
 pub use auth::{Access, AccessError};
 pub use dari::DariOptions;
+#[cfg(any(fuzzing, test))]
+pub use runtimeuse::fuzz_message;
 pub use server::{Listening, Server, ServerBuilder, ServerError};
 
 use crate::engine::Engine;

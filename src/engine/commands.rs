@@ -153,7 +153,7 @@ impl ShellOutput for Collector<'_> {
                 ShellStream::Stdout => &mut self.stdout,
                 ShellStream::Stderr => &mut self.stderr,
             };
-            said.redaction.push(&text)
+            said.redaction.pass(text)
         };
         let Some(event) = self.keep(stream, clean) else { return };
         self.funnel.say_clean(event).await;

@@ -39,6 +39,28 @@ impl Stream {
         out
     }
 
+    /// As [`Stream::push`]; a piece that holds nothing to hide comes back without being copied.
+    #[must_use = "what is returned does not come again"]
+    pub fn pass(&mut self, mut piece: String) -> String {
+        let Some(matcher) = self.redactor.matcher() else { return piece };
+        if !self.held.is_empty() {
+            return self.push(&piece);
+        }
+        // Nothing is held, so nothing is undecided: what is found lies in this piece.
+        let piece_at = self.decided;
+        self.state = matcher.scan(self.state, piece.as_bytes(), piece_at, &mut self.found);
+        let limit = piece.len() - matcher.open(self.state);
+        if self.found.is_empty() {
+            self.held.push_str(&piece[limit..]);
+            piece.truncate(limit);
+            self.decided += limit;
+            return piece;
+        }
+        let mut out = String::with_capacity(piece.len());
+        self.decide(piece_at + limit, &piece, &mut out);
+        out
+    }
+
     /// Takes the next piece and appends what is decided now to `out`.
     pub fn push_into(&mut self, piece: &str, out: &mut String) {
         let Some(matcher) = self.redactor.matcher() else {

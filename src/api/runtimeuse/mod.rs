@@ -74,6 +74,17 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     response
 }
 
+/// What the fuzz target of the messages calls.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz_message(text: &str) {
+    if let Err(refusal) = read::read(text, &super::RequestLimits::default()) {
+        assert!(!refusal.text.is_empty());
+        let frame = frames::refusal(&refusal, refusal.is_request);
+        assert!(frame.starts_with(r#"{"message_type":"error_message""#));
+        assert!(crate::json::check(frame.as_bytes()).is_ok());
+    }
+}
+
 /// `?session=ID`
 fn named_session(request: &HttpRequest) -> Result<Option<SessionId>, HttpResponse> {
     let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
