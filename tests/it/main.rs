@@ -11,6 +11,7 @@ mod support;
 
 mod any_bytes;
 mod bridges;
+mod cancels;
 mod command_line;
 mod commands;
 mod dari;
@@ -19,6 +20,7 @@ mod misbehaviour;
 mod parity;
 mod readme;
 mod real_client;
+mod real_client_work;
 mod sessions_of_a_socket;
 mod smoke;
 mod stdio_protocol;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Runs `clients/PROGRAM URL ARGUMENTS` and gives its results.
-async fn play<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Value {
+pub async fn play<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Value {
     let mut command = Command::new(python());
     command.arg(repository("tests/it/clients").join(program)).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
     let finished: Finished = Program::start(command).end(DEADLINE).await;
@@ -22,11 +22,11 @@ async fn play<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{program}: {error}: {finished}"))
 }
 
-fn ws(server: &Server) -> String {
+pub fn ws(server: &Server) -> String {
     format!("ws://127.0.0.1:{}", server.port)
 }
 
-fn text(text: &str) -> Value {
+pub fn text(text: &str) -> Value {
     json!({"text": text, "metadata": {}})
 }
 

@@ -1,0 +1,42 @@
+//! What the real RuntimeUse client sees of commands, downloads and artifacts. The programs are in `clients/`.
+
+use crate::real_client::{play, text, ws};
+use crate::support::Server;
+use serde_json::{Value, json};
+
+fn item(command: &str, exit_code: i32, stdout: Option<&str>) -> Value {
+    json!({"command": command, "exit_code": exit_code, "stdout": stdout})
+}
+
+#[tokio::test]
+async fn commands_of_every_kind() {
+    let server = Server::start(&["--agent", "echo"]);
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let results = play("commands.py", &[ws(&server), folder.display().to_string()]).await;
+    let first = "echo hello; echo warned >&2";
+    assert_eq!(results["one shot"], json!([item(first, 0, Some("hello\n")), item("true", 0, None)]));
+    assert_eq!(results["heard"], json!([["stderr", "warned\n", first], ["stdout", "hello\n", first]]));
+    assert_eq!(results["failing"], json!([item("echo a", 0, Some("a\n")), item("exit 2", 2, None)]));
+    let there = format!("{}/made\nyes\n", folder.display());
+    assert_eq!(results["there"], json!([item("pwd; echo $GIVEN", 0, Some(&there))]));
+    assert_eq!(results["secret"], json!([item("echo is [REDACTED]", 0, Some("is [REDACTED]\n"))]));
+    assert_eq!(results["secret heard"], json!([["stdout", "is [REDACTED]\n", "echo is [REDACTED]"]]));
+    // The client takes no message above 1 MiB: the result is cut, the stream is whole.
+    let kept = results["large"][0].as_u64().unwrap();
+    assert!((900_000..1_000_000).contains(&kept), "{kept}");
+    assert_eq!(results["large"][1], 3_000_000);
+    assert_eq!(results["around"], text("in between"));
+    assert_eq!(results["around heard"], json!(["before\n", "after\n"]));
+    assert_eq!(results["pre fails"]["error"], "pre-agent command failed with exit code: 3");
+    assert_eq!(results["post fails"]["error"], "post-agent command failed with exit code: 4");
+    let metadata = &results["post fails"]["metadata"];
+    assert_eq!(metadata["result"], json!({"data": {"type": "text", "text": "kept"}, "metadata": {}}));
+    assert_eq!(metadata["stderr_tail"], "told\n");
+    assert_eq!(results["session command"], json!([item("echo 1", 0, Some("1\n"))]));
+    assert_eq!(results["session query"], text("2"));
+    let aborted = json!({"raised": "CancelledException", "shown": "Command execution was cancelled"});
+    assert_eq!(results["session abort"], aborted);
+    assert_eq!(results["after the abort"], json!([item("echo 3", 0, Some("3\n"))]));
+    assert_eq!(results["last query"], text("4"));
+}
