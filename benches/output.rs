@@ -41,11 +41,16 @@ fn main() {
     let (ours, floor) = (median(rates), median(bare));
     println!("200 MB of command output, median of {RUNS} alternating runs");
     println!("  into /dev/null      {floor:>6.0} MB/s");
-    println!("  through turnhost    {ours:>6.0} MB/s, {:.2} of it; memory grew by {:.1} MiB", ours / floor, median(grown));
+    println!(
+        "  through turnhost    {ours:>6.0} MB/s, {:.2} of it; memory grew by {:.1} MiB",
+        ours / floor,
+        median(grown)
+    );
 
     let file = std::env::temp_dir().join(format!("turnhost-bench-{}", std::process::id()));
     std::fs::write(&file, varied()).expect("a file");
-    let secrets: Vec<String> = (0..50).map(|n| format!("\"sk-{:016x}{:016x}\"", hash(n + 7), hash(n * 3 + 1))).collect();
+    let secrets: Vec<String> =
+        (0..50).map(|n| format!("\"sk-{:016x}{:016x}\"", hash(n + 7), hash(n * 3 + 1))).collect();
     let secrets = format!("[{}]", secrets.join(","));
     let command = format!("cat {}", file.display());
     let mut costs = [Vec::new(), Vec::new()];
@@ -75,7 +80,8 @@ fn hash(n: u64) -> u64 {
 
 /// Lines of words that come from a small vocabulary in no order.
 fn varied() -> Vec<u8> {
-    let words = ["error", "warning: unused", "fn main()", "secret", "https://example.com/a", "0x7ffe", "Grüße", "token="];
+    let words =
+        ["error", "warning: unused", "fn main()", "secret", "https://example.com/a", "0x7ffe", "Grüße", "token="];
     let mut text = Vec::with_capacity(usize::try_from(VARIED_BYTES).unwrap() + 64);
     let mut n = 0;
     while (text.len() as u64) < VARIED_BYTES {

@@ -4,6 +4,7 @@
 //! log's.
 
 use super::log::SessionLog;
+use super::messages::Messages;
 use crate::handler::{Listener, Room, TurnOver};
 use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, TurnId, What};
 use crate::redact::{Redactor, Stream};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 const PARTIAL_BYTES: usize = 64 << 10;
 
 /// Blocks of deltas that may be open at once. Secrets that are split between the deltas of more are not found.
-const OPEN_BLOCKS: usize = 64;
+const OPEN_BLOCKS: usize = 4096;
 
 /// The engine's end of a turn's sink.
 pub(super) struct Funnel {
@@ -32,6 +33,8 @@ pub(super) struct Funnel {
     partial: Mutex<Partial>,
     /// Blocks of deltas, each with the end of its text that may be the beginning of a secret.
     open: Mutex<HashMap<Option<BlockId>, Stream>>,
+    /// Messages that wait because their end may be the beginning of a secret.
+    messages: Mutex<Messages>,
 }
 
 /// See [`Funnel::busy`].
@@ -63,6 +66,7 @@ impl Funnel {
             busy: AtomicUsize::new(0),
             partial: Mutex::default(),
             open: Mutex::default(),
+            messages: Mutex::default(),
         })
     }
 
@@ -157,23 +161,30 @@ impl Funnel {
             return Some(event);
         }
         Some(match event {
+            // Clean already: `messages` looks at several together.
             Event::Text { block, parts } => {
                 self.open().remove(&block);
-                Event::Text { block, parts: parts.into_iter().map(|part| self.string(part)).collect() }
+                Event::Text { block, parts }
             }
             Event::TextDelta { block, text } => return self.piece(block, &text),
             Event::Thinking { text } => Event::Thinking { text: self.string(text) },
-            Event::ToolUse { id, name, input } => Event::ToolUse { id, name, input: self.json(input) },
+            Event::ToolUse { id, name, input } => {
+                Event::ToolUse { id, name: self.string(name), input: self.json(input) }
+            }
             Event::ToolResult { id, output, is_error, exit_code } => {
                 Event::ToolResult { id, output: self.string(output), is_error, exit_code }
             }
-            Event::Progress { kind, detail } => Event::Progress { kind, detail: self.redact_metadata(detail) },
+            Event::Progress { kind, detail } => {
+                Event::Progress { kind: self.string(kind), detail: self.redact_metadata(detail) }
+            }
             Event::CommandOutput { stream, text, command } => Event::CommandOutput {
                 stream,
                 text: self.string(text),
                 command: self.string(command.to_string()).into(),
             },
-            Event::Warning { text, field } => Event::Warning { text: self.string(text), field },
+            Event::Warning { text, field } => {
+                Event::Warning { text: self.string(text), field: field.map(|field| self.string(field)) }
+            }
             Event::Discarded { block } => {
                 self.open().remove(&Some(block.clone()));
                 Event::Discarded { block }
@@ -196,6 +207,11 @@ impl Funnel {
 
     /// Says what was held back of the deltas. To be called when the handler is done.
     pub(super) fn finish(&self) {
+        let waiting = self.messages().finish(&self.redactor);
+        for event in waiting {
+            // The turn is not over yet, and it is too late to wait for room.
+            let _ = self.take_redacted(event);
+        }
         let open = std::mem::take(&mut *self.open());
         for (block, stream) in open {
             let text = stream.finish();
@@ -205,6 +221,18 @@ impl Funnel {
                 self.log.append(&self.turn, What::Said(rest));
             }
         }
+    }
+
+    /// Takes an event that is clean as far as it is a message.
+    fn take_redacted(&self, event: Event) -> Result<Room, TurnOver> {
+        match self.redact(event) {
+            Some(event) => self.take_clean(event),
+            None => Ok(Room::Yes),
+        }
+    }
+
+    fn messages(&self) -> MutexGuard<'_, Messages> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Option<BlockId>, Stream>> {
@@ -246,10 +274,21 @@ impl Partial {
 impl Listener for Funnel {
     fn take(&self, event: Event) -> Result<Room, TurnOver> {
         self.alive();
-        match self.redact(event) {
-            Some(event) => self.take_clean(event),
-            None => Ok(Room::Yes),
+        if self.redactor.is_empty() {
+            return self.take_clean(event);
         }
+        let mut messages = self.messages();
+        if messages.is_empty() && !matches!(event, Event::Text { .. }) {
+            drop(messages);
+            return self.take_redacted(event);
+        }
+        let ready = messages.push(event, &self.redactor);
+        let mut room = Ok(Room::Yes);
+        // Under the lock, so that nothing overtakes what waited.
+        for event in ready {
+            room = self.take_redacted(event);
+        }
+        room
     }
 
     fn room(&self) -> BoxFuture<'_, ()> {

@@ -8,6 +8,7 @@
 mod commands;
 mod funnel;
 mod log;
+mod messages;
 mod registry;
 mod run;
 mod session;

@@ -4,6 +4,7 @@
 //! come from (requests and the environment are read elsewhere), which text must pass here, and which fields of a
 //! message are never touched; callers hand over only what may be changed.
 
+mod across;
 mod automaton;
 mod forms;
 mod matcher;

@@ -26,7 +26,8 @@ async fn a_thousand_cancels_leave_no_process() {
         connections.push(tokio::spawn(async move {
             let mut longest = Duration::ZERO;
             for round in 0..ROUNDS {
-                let command = json!({"command": STUBBORN[(connection + round) % STUBBORN.len()], "env": {"MARK": mark}});
+                let command =
+                    json!({"command": STUBBORN[(connection + round) % STUBBORN.len()], "env": {"MARK": mark}});
                 client.send(&json!({"message_type": "command_execution_message", "commands": [command]})).await;
                 assert_eq!(client.next().await.expect("output")["text"], "begun\n");
                 let began = Instant::now();
