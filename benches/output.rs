@@ -175,7 +175,7 @@ impl Served {
             let text = &payload[67..];
             let end = text.windows(12).rposition(|window| window == br#"","command":"#).expect("the end of the text");
             // Only line breaks are written with an escape.
-            let escapes = text[..end].iter().filter(|byte| **byte == b'\\').count();
+            let escapes = memchr::memchr_iter(b'\\', &text[..end]).count();
             bytes += (end - escapes) as u64;
         }
     }

@@ -7,6 +7,9 @@ use crate::redact::{Redactor, Secret};
 
 /// The first bytes are secrets, one a line up to an empty one; the rest is text. However it is cut, the same comes out,
 /// and no secret with it.
+///
+/// # Panics
+/// When that does not hold.
 pub fn redactor(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (list, text) = text.split_once("\n\n").unwrap_or(("secret", &text));
@@ -33,6 +36,9 @@ pub fn redactor(data: &[u8]) {
 }
 
 /// A message of a WebSocket client is understood or refused, in a sentence.
+///
+/// # Panics
+/// When it is neither.
 pub fn message(data: &[u8]) {
     fuzz_message(&String::from_utf8_lossy(data));
 }

@@ -16,6 +16,8 @@ mod turn;
 mod work;
 
 #[cfg(test)]
+mod redaction_tests;
+#[cfg(test)]
 mod tests;
 
 pub use log::{Followed, Follower, LogLimits};

@@ -124,6 +124,17 @@ fn add_base64(secret: &[u8], forms: &mut Vec<String>) {
         forms.push(text.trim_end_matches('=').to_owned());
         forms.push(text);
     }
+    // Within a longer text, such as the `user:password` of an Authorization header, it falls in one of three ways; the
+    // digits that its neighbours have a part in are not looked for.
+    for before in 0..3 {
+        let bytes = [&[0; 2][..before], secret].concat();
+        let text = base64(&bytes);
+        let own = (before * 8).div_ceil(6)..bytes.len() * 8 / 6;
+        if own.len() >= SHORTEST_BASE64 {
+            forms.push(text[own.clone()].replace('+', "-").replace('/', "_"));
+            forms.push(text[own].to_owned());
+        }
+    }
 }
 
 /// Standard base64 with padding.
