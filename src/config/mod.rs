@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use values::{bundle_folders, duration, host, number, optional_duration, port, protocols, token, url_path};
+use values::{bundle_folders, duration, host, number, optional_duration, port, protocols, size, token, url_path};
 
 /// The built-in agents, in the order they are offered.
 pub const AGENTS: [&str; 4] = ["echo", "openai", "claude", "codex"];
@@ -159,6 +159,10 @@ pub struct ServeFlags {
     /// Turns that run at once; more wait
     #[arg(long, env = "TURNHOST_MAX_RUNNING", default_value = "1024", value_name = "N")]
     max_running: String,
+    /// What may wait on disk for a client that reads slowly, per connection or session, in the folder $TMPDIR names; then
+    /// its turn is held back; 0 = at once
+    #[arg(long, env = "TURNHOST_SPILL_MAX", default_value = "1GiB", value_name = "SIZE")]
+    spill_max: String,
     /// Largest WebSocket message taken
     #[arg(long, env = "TURNHOST_MAX_MESSAGE_BYTES", default_value = "104857600", value_name = "N")]
     max_message_bytes: String,
@@ -264,6 +268,7 @@ impl ServeFlags {
         agent.engine.queue_limit = number("--queue-limit", &self.queue_limit)?;
         agent.engine.max_running = number("--max-running", &self.max_running)?;
         agent.engine.work = self.work.options(agent.engine.work)?;
+        agent.engine.log.spill_max = size("--spill-max", &self.spill_max)?;
         let port = port(self.port.as_deref(), &agent.environment)?;
         let hosts = self.host.as_deref().map(host).transpose()?;
         let token = token(self.token_file.as_deref(), &agent.environment)?;

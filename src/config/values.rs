@@ -89,6 +89,28 @@ pub fn number<N: std::str::FromStr>(flag: &str, text: &str) -> Result<N, ConfigE
     text.trim().parse().map_err(|_| ConfigError(format!("{flag}: expected a number, got \"{text}\"")))
 }
 
+/// `1GiB`, `500 MB`, `64k`, or a plain number of bytes; `off` and `0` are 0.
+pub fn size(flag: &str, text: &str) -> Result<u64, ConfigError> {
+    let text = text.trim();
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(0);
+    }
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let bytes: Option<u64> = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "kb" => Some(1000),
+        "mb" => Some(1000 * 1000),
+        "gb" => Some(1000 * 1000 * 1000),
+        "k" | "kib" => Some(1 << 10),
+        "m" | "mib" => Some(1 << 20),
+        "g" | "gib" => Some(1 << 30),
+        _ => None,
+    };
+    let size = bytes.and_then(|bytes| number.parse::<u64>().ok()?.checked_mul(bytes));
+    size.ok_or_else(|| ConfigError(format!("{flag}: expected a size such as 1GiB, 500MB or off, got \"{text}\"")))
+}
+
 pub fn duration(flag: &str, text: &str) -> Result<Duration, ConfigError> {
     optional_duration(flag, text)?
         .ok_or_else(|| ConfigError(format!("{flag}: expected a time above zero, such as 10s")))
@@ -110,4 +132,22 @@ pub fn optional_duration(flag: &str, text: &str) -> Result<Option<Duration>, Con
         return Err(ConfigError(format!("{flag}: {text} is too long")));
     }
     Ok((!parsed.is_zero()).then_some(parsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("1GiB", 1 << 30), (" 500 MB ", 500_000_000), ("64k", 65536), ("12", 12), ("off", 0), ("0", 0)]
+        {
+            assert_eq!(size("--x", text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GiB", "-1", "1.5GiB", "1 XB", "1é", "99999999999999999999", "99999999999GiB"] {
+            let error = format!("--x: expected a size such as 1GiB, 500MB or off, got \"{text}\"");
+            assert_eq!(size("--x", text), Err(ConfigError(error)));
+        }
+    }
 }

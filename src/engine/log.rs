@@ -4,28 +4,65 @@
 //! entries mean, except that only the open turn may speak.
 //!
 //! The log is the queue: a reader has a cursor, not a queue of its own, so an entry is held once however many read it.
+//! What a present reader leaves untaken beyond a bound waits in a spill file, whether the session has a store or not: a
+//! store may forget, and a reader that is there loses nothing.
+
+mod follower;
+mod spilling;
+
+#[cfg(test)]
+mod tests;
+
+pub use follower::{Followed, Follower};
 
 use crate::model::{Entry, Seq, SessionId, TurnId, What};
-use crate::store::{Acknowledge, Batch, Done, Entries, Store, StoreError};
+use crate::store::{Acknowledge, Batch, Done, Entries, Spill, SpillLimits, Store, StoreError};
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// Bounds of one session's log.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LogLimits {
     /// Entries kept in memory for readers that come later, in bytes.
     pub ring: usize,
-    /// Entries that a present reader or the store has not taken yet, in bytes; beyond it the turn is held back.
+    /// Entries in memory that a present reader has not taken yet, in bytes; beyond it they go to a spill file. So much
+    /// may wait for the store, too. The turn is held back when there is neither room nor a file for `ring` bytes more.
     pub hold: usize,
     /// How long a turn waits for the store before the log goes on without it.
     pub patience: Duration,
+    /// The most that waits in spill files for one session's readers, in bytes. 0: no file, the turn is held back.
+    pub spill_max: u64,
+    /// The folder of spill files; `None` is the system's temporary one.
+    pub spill_folder: Option<PathBuf>,
 }
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { ring: 1 << 20, hold: 4 << 20, patience: Duration::from_secs(5) }
+        let patience = Duration::from_secs(5);
+        Self { ring: 1 << 20, hold: 4 << 20, patience, spill_max: 1 << 30, spill_folder: None }
+    }
+}
+
+/// What all logs of an engine share.
+pub(super) struct Logs {
+    limits: LogLimits,
+    spill: SpillLimits,
+    /// Where what blocks is done.
+    runtime: Handle,
+    /// It was said that spilling does not work.
+    spill_warned: AtomicBool,
+}
+
+impl Logs {
+    /// Logs that write and read their spill files on the current runtime, which must be the main one.
+    pub(super) fn new(limits: LogLimits) -> Arc<Self> {
+        let spill = SpillLimits { folder: limits.spill_folder.clone(), most: limits.spill_max };
+        Arc::new(Self { limits, spill, runtime: Handle::current(), spill_warned: AtomicBool::new(false) })
     }
 }
 
@@ -33,7 +70,7 @@ impl Default for LogLimits {
 pub struct SessionLog {
     session: SessionId,
     store: Option<Arc<dyn Store>>,
-    limits: LogLimits,
+    logs: Arc<Logs>,
     inner: Mutex<Inner>,
     /// The visible end moved.
     grown: Notify,
@@ -54,29 +91,21 @@ struct Inner {
     /// Set when the store failed: what follows lives in memory only.
     degraded: Option<StoreError>,
     cursors: Vec<Option<Seq>>,
-}
-
-/// What a reader gets.
-#[derive(Debug, Clone)]
-pub enum Followed {
-    /// The next entry.
-    Entry(Arc<Entry>),
-    /// The entries `from..=to` are no longer kept anywhere.
-    Gap {
-        /// First number that is missing.
-        from: Seq,
-        /// Last number that is missing.
-        to: Seq,
-    },
+    /// What comes before the ring and a present reader has not taken.
+    spill: Spill,
+    /// A write is going on.
+    spilling: bool,
+    /// The last write failed or found no room, and nothing has changed since.
+    unspillable: bool,
 }
 
 impl SessionLog {
     /// A log that goes on after `last`. Without a store its entries live in memory only.
-    pub fn new(session: SessionId, last: Seq, store: Option<Arc<dyn Store>>, limits: LogLimits) -> Arc<Self> {
+    pub(super) fn new(session: SessionId, last: Seq, store: Option<Arc<dyn Store>>, logs: Arc<Logs>) -> Arc<Self> {
         Arc::new(Self {
             session,
             store,
-            limits,
+            logs,
             inner: Mutex::new(Inner {
                 next: last.next(),
                 visible: last,
@@ -88,6 +117,9 @@ impl SessionLog {
                 in_flight: false,
                 degraded: None,
                 cursors: Vec::new(),
+                spill: Spill::default(),
+                spilling: false,
+                unspillable: false,
             }),
             grown: Notify::new(),
             freed: Notify::new(),
@@ -131,7 +163,7 @@ impl SessionLog {
     /// Whether the open turn should wait before it says more.
     pub fn is_full(&self) -> bool {
         let inner = self.inner();
-        inner.is_full(&self.limits)
+        inner.is_full(&self.logs.limits)
     }
 
     /// Resolves when `turn` may say more or is over. Gives the store up when it takes longer than its patience.
@@ -142,15 +174,15 @@ impl SessionLog {
             freed.as_mut().enable();
             let waits_for_store = {
                 let inner = self.inner();
-                if !inner.is_full(&self.limits) || inner.open.as_ref() != Some(turn) {
+                if !inner.is_full(&self.logs.limits) || inner.open.as_ref() != Some(turn) {
                     return;
                 }
-                inner.pending_bytes > self.limits.hold
+                inner.pending_bytes > self.logs.limits.hold
             };
             if !waits_for_store {
                 freed.await;
-            } else if tokio::time::timeout(self.limits.patience, freed).await.is_err() {
-                self.give_up_store(StoreError(format!("no acknowledgement within {:?}", self.limits.patience)));
+            } else if tokio::time::timeout(self.logs.limits.patience, freed).await.is_err() {
+                self.give_up_store(StoreError(format!("no acknowledgement within {:?}", self.logs.limits.patience)));
             }
         }
     }
@@ -171,8 +203,8 @@ impl SessionLog {
                 grown.await;
             }
         };
-        if tokio::time::timeout(self.limits.patience, reached).await.is_err() {
-            self.give_up_store(StoreError(format!("no acknowledgement within {:?}", self.limits.patience)));
+        if tokio::time::timeout(self.logs.limits.patience, reached).await.is_err() {
+            self.give_up_store(StoreError(format!("no acknowledgement within {:?}", self.logs.limits.patience)));
         }
     }
 
@@ -182,9 +214,9 @@ impl SessionLog {
     }
 
     /// Lets go of what no present reader needs, down to `most` bytes: for a session that has gone quiet.
-    pub fn shrink(&self, most: usize) {
+    pub fn shrink(self: &Arc<Self>, most: usize) {
         let mut inner = self.inner();
-        inner.shrink_to(most);
+        self.let_go_down_to(&mut inner, most);
         // Room for a few entries stays: most quiet sessions get another turn soon.
         if inner.ring.capacity() > 4 * inner.ring.len().max(16) {
             inner.ring.shrink_to_fit();
@@ -200,7 +232,7 @@ impl SessionLog {
         });
         inner.cursors[slot] = Some(after);
         drop(inner);
-        Follower { log: self.clone(), slot, after }
+        Follower::new(self.clone(), slot, after)
     }
 
     /// Hands what waits to the store, one batch at a time; what comes meanwhile becomes the next batch.
@@ -219,7 +251,7 @@ impl SessionLog {
     }
 
     /// From here on the log lives in memory: turns go on, what is said is seen, nothing of it survives the process.
-    fn give_up_store(&self, error: StoreError) {
+    fn give_up_store(self: &Arc<Self>, error: StoreError) {
         let mut inner = self.inner();
         if inner.degraded.is_some() {
             return;
@@ -236,8 +268,18 @@ impl SessionLog {
         self.freed.notify_waiters();
     }
 
-    fn let_go(&self, inner: &mut Inner) {
-        inner.shrink_to(self.limits.ring);
+    fn let_go(self: &Arc<Self>, inner: &mut Inner) {
+        self.let_go_down_to(inner, self.logs.limits.ring);
+    }
+
+    fn let_go_down_to(self: &Arc<Self>, inner: &mut Inner, most: usize) {
+        let taken = inner.taken();
+        self.forget_spilled(inner, taken);
+        inner.shrink_to(most, taken);
+        if inner.ring_bytes <= self.logs.limits.ring {
+            inner.unspillable = false;
+        }
+        self.spill_if_due(inner);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -253,13 +295,13 @@ impl Acknowledge for SessionLog {
         }
         let mut inner = self.inner();
         inner.in_flight = false;
-        let was_full = inner.is_full(&self.limits);
+        let was_full = inner.is_full(&self.logs.limits);
         inner.visible = inner.visible.max(last);
         self.let_go(&mut inner);
-        let is_full = inner.is_full(&self.limits);
+        let is_full = inner.is_full(&self.logs.limits);
         self.pump(inner);
         self.grown.notify_waiters();
-        if (was_full || bytes > self.limits.hold) && !is_full {
+        if (was_full || bytes > self.logs.limits.hold) && !is_full {
             self.freed.notify_waiters();
         }
     }
@@ -267,15 +309,19 @@ impl Acknowledge for SessionLog {
 
 impl Inner {
     fn is_full(&self, limits: &LogLimits) -> bool {
-        self.ring_bytes > limits.hold + limits.ring || self.pending_bytes > limits.hold
+        self.ring_bytes + self.spill.kept() > limits.hold + limits.ring || self.pending_bytes > limits.hold
     }
 
-    /// Drops the oldest entries that are stored and that every present reader has taken.
-    fn shrink_to(&mut self, most: usize) {
-        let needed = self.cursors.iter().flatten().min().copied().unwrap_or(self.visible).min(self.visible);
+    /// Up to here every entry is stored and every present reader has taken it.
+    fn taken(&self) -> Seq {
+        self.cursors.iter().flatten().min().copied().unwrap_or(self.visible).min(self.visible)
+    }
+
+    /// Drops the oldest entries up to `taken`.
+    fn shrink_to(&mut self, most: usize, taken: Seq) {
         while self.ring_bytes > most {
             match self.ring.front() {
-                Some(oldest) if oldest.seq <= needed => {
+                Some(oldest) if oldest.seq <= taken => {
                     self.ring_bytes -= oldest.weight();
                     self.ring.pop_front();
                 }
@@ -283,119 +329,6 @@ impl Inner {
             }
         }
     }
-}
-
-/// A reader of one session's log. Dropping it frees what only it still needed.
-pub struct Follower {
-    log: Arc<SessionLog>,
-    slot: usize,
-    after: Seq,
-}
-
-impl Follower {
-    /// The next entries, in order, about `max_bytes` of them but at least one. Waits until there is one. Cancel-safe:
-    /// nothing is taken until it returns.
-    pub async fn next(&mut self, max_bytes: usize) -> Vec<Followed> {
-        loop {
-            let log = self.log.clone();
-            let grown = log.grown.notified();
-            tokio::pin!(grown);
-            grown.as_mut().enable();
-            match self.take(max_bytes) {
-                Taken::Some(entries) => return entries,
-                Taken::None => grown.await,
-                Taken::Behind { oldest } => return self.read_back(oldest, max_bytes).await,
-            }
-        }
-    }
-
-    /// The next entries if there are any in memory; never waits.
-    #[cfg(test)]
-    pub fn try_next(&mut self, max_bytes: usize) -> Vec<Followed> {
-        match self.take(max_bytes) {
-            Taken::Some(entries) => entries,
-            Taken::None | Taken::Behind { .. } => Vec::new(),
-        }
-    }
-
-    fn take(&mut self, max_bytes: usize) -> Taken {
-        let mut inner = self.log.inner();
-        if inner.visible <= self.after {
-            return Taken::None;
-        }
-        let Some(first) = inner.ring.front().map(|entry| entry.seq) else {
-            return Taken::Behind { oldest: inner.next };
-        };
-        let wanted = self.after.next();
-        if first > wanted {
-            return Taken::Behind { oldest: first };
-        }
-        let skip = usize::try_from(wanted.0 - first.0).unwrap_or(usize::MAX);
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for entry in inner.ring.iter().skip(skip) {
-            if entry.seq > inner.visible || (bytes > 0 && bytes + entry.weight() > max_bytes) {
-                break;
-            }
-            bytes += entry.weight();
-            self.after = entry.seq;
-            entries.push(Followed::Entry(entry.clone()));
-        }
-        let was_full = inner.is_full(&self.log.limits);
-        inner.cursors[self.slot] = Some(self.after);
-        self.log.let_go(&mut inner);
-        if was_full && !inner.is_full(&self.log.limits) {
-            drop(inner);
-            self.log.freed.notify_waiters();
-        }
-        Taken::Some(entries)
-    }
-
-    /// What has left memory comes from the store; what the store no longer has is a gap.
-    async fn read_back(&mut self, oldest: Seq, max_bytes: usize) -> Vec<Followed> {
-        let page = match &self.log.store {
-            Some(store) => store.events(&self.log.session, self.after, max_bytes).await.unwrap_or_else(|error| {
-                tracing::error!(session = %self.log.session, %error, "a reader lost entries");
-                crate::store::Page::default()
-            }),
-            None => crate::store::Page::default(),
-        };
-        let mut followed = Vec::new();
-        for entry in page.entries.into_iter().take_while(|entry| entry.seq < oldest) {
-            self.skip_to(entry.seq, &mut followed);
-            self.after = entry.seq;
-            followed.push(Followed::Entry(entry));
-        }
-        if followed.is_empty() {
-            self.skip_to(oldest, &mut followed);
-        }
-        self.log.inner().cursors[self.slot] = Some(self.after);
-        followed
-    }
-
-    fn skip_to(&mut self, seq: Seq, followed: &mut Vec<Followed>) {
-        let from = self.after.next();
-        if from < seq {
-            self.after = Seq(seq.0 - 1);
-            followed.push(Followed::Gap { from, to: self.after });
-        }
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        let mut inner = self.log.inner();
-        inner.cursors[self.slot] = None;
-        self.log.let_go(&mut inner);
-        drop(inner);
-        self.log.freed.notify_waiters();
-    }
-}
-
-enum Taken {
-    Some(Vec<Followed>),
-    None,
-    Behind { oldest: Seq },
 }
 
 fn now_ms() -> u64 {

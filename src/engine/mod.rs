@@ -179,7 +179,7 @@ impl Engine {
         redactor: Redactor,
         tasks: TaskTracker,
     ) -> Self {
-        let registry = Registry::new(store, options.log, options.max_quiet_sessions);
+        let registry = Registry::new(store, options.log.clone(), options.max_quiet_sessions);
         let places = Semaphore::new(options.max_running.min(Semaphore::MAX_PERMITS));
         Self(Arc::new(Inner {
             options,

@@ -3,7 +3,7 @@
 //! Owns loading a session at its first turn and forgetting the ones that were quiet longest; the store keeps what
 //! must be kept.
 
-use super::log::LogLimits;
+use super::log::{LogLimits, Logs};
 use super::session::Session;
 use crate::model::{Lifetime, SessionId};
 use crate::store::Store;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The loaded sessions.
 pub(super) struct Registry {
     store: Arc<dyn Store>,
-    limits: LogLimits,
+    logs: Arc<Logs>,
     most_quiet: usize,
     loaded: Mutex<Loaded>,
 }
@@ -33,7 +33,7 @@ struct Slot {
 
 impl Registry {
     pub(super) fn new(store: Arc<dyn Store>, limits: LogLimits, most_quiet: usize) -> Self {
-        Self { store, limits, most_quiet, loaded: Mutex::default() }
+        Self { store, logs: Logs::new(limits), most_quiet, loaded: Mutex::default() }
     }
 
     /// The session of this name, loaded from the store or new. A store that fails gives a new session: its turns run,
@@ -52,7 +52,7 @@ impl Registry {
         let mut loaded = self.loaded();
         // Two requests may load a session at once: the first to come back decides.
         let slot = loaded.sessions.entry(id.clone()).or_insert_with(|| Slot {
-            session: Session::new(id.clone(), lifetime, stored, &self.store, self.limits),
+            session: Session::new(id.clone(), lifetime, stored, &self.store, self.logs.clone()),
             quiet_since: None,
         });
         slot.session.clone()

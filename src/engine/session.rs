@@ -2,7 +2,7 @@
 //!
 //! Owns the rules of order: one turn at a time, the others wait in order within a bound, a repeat is no new turn.
 
-use super::log::{LogLimits, SessionLog};
+use super::log::{Logs, SessionLog};
 use super::turn::TurnRecord;
 use crate::artifact::handout::Handout;
 use crate::model::{
@@ -67,7 +67,7 @@ impl Session {
         lifetime: Lifetime,
         stored: Option<StoredSession>,
         store: &Arc<dyn Store>,
-        limits: LogLimits,
+        logs: Arc<Logs>,
     ) -> Arc<Self> {
         let stored = stored.unwrap_or_default();
         let store = (lifetime == Lifetime::Named).then(|| store.clone());
@@ -87,7 +87,7 @@ impl Session {
             record.settle(turn.outcome.clone());
             inner.remember(record, &turn.outcome);
         }
-        let log = SessionLog::new(id.clone(), stored.last, store, limits);
+        let log = SessionLog::new(id.clone(), stored.last, store, logs);
         Arc::new(Self { id, lifetime, log, handout: OnceLock::new(), inner: Mutex::new(inner) })
     }
 

@@ -417,7 +417,7 @@ async fn a_failing_store_costs_no_turn_and_no_event() {
 
 #[tokio::test]
 async fn a_reader_that_does_not_read_holds_its_turn_back_within_bounds() {
-    let limits = LogLimits { ring: 10_000, hold: 50_000, patience: Duration::from_secs(5) };
+    let limits = LogLimits { ring: 10_000, hold: 50_000, spill_max: 0, ..LogLimits::default() };
     let options = EngineOptions { log: limits, ..EngineOptions::default() };
     let engine = engine(options, Echo, Arc::new(MemoryStore::default()));
     let (ticket, mut follower) = engine.submit_and_follow(request("s", "@stream 10000 100")).await.unwrap();

@@ -1,10 +1,13 @@
 //! Everything a turn can say before it ends: the closed list of events.
 
-use super::RawJson;
+use super::{Entry, RawJson};
 use std::sync::Arc;
 
 /// Names a block of answer text, so that deltas and the whole text of the same block can be matched.
 pub type BlockId = Arc<str>;
+
+/// What a part of a text takes besides its bytes: its place in the list, and an allocation.
+const PART_BYTES: usize = size_of::<String>() + 24;
 
 /// One thing a turn says. The list is closed: a new kind is added here and handled by every adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,11 +115,11 @@ pub enum OutputStream {
 }
 
 impl Event {
-    /// About how many bytes of memory this event takes: its text plus 100 bytes of overhead.
+    /// About how many bytes of memory this event takes in a log: its text, and what everything around it costs.
     #[must_use]
     pub fn weight(&self) -> usize {
         let text = match self {
-            Self::Text { parts, .. } => parts.iter().map(|part| part.len() + 24).sum(),
+            Self::Text { parts, .. } => parts.iter().map(|part| part.len() + PART_BYTES).sum(),
             Self::TextDelta { text, .. } | Self::Thinking { text } | Self::CommandOutput { text, .. } => text.len(),
             Self::ToolUse { id, name, input } => id.len() + name.len() + input.as_str().len(),
             Self::ToolResult { id, output, .. } => id.len() + output.len(),
@@ -126,6 +129,6 @@ impl Event {
             Self::Artifact { path, .. } => path.len(),
             Self::Warning { text, field } => text.len() + field.as_ref().map_or(0, String::len),
         };
-        text + 100
+        text + Entry::OVERHEAD
     }
 }

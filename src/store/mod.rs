@@ -1,10 +1,12 @@
-//! What outlives a turn: the contract of a store, and the store that keeps everything in memory.
+//! What outlives a turn: the contract of a store, the store that keeps everything in memory, and the spill file.
 //!
 //! Owns how entries are kept and read back. Knows nothing of queues, handlers or protocols; numbering is the engine's.
 
 mod memory;
+mod spill;
 
 pub use memory::MemoryStore;
+pub use spill::{Extent, Spill, SpillError, SpillLimits, Spilled};
 
 use crate::model::{Entry, Outcome, RawJson, Repeat, Seq, SessionId, TurnId};
 use futures_util::future::BoxFuture;

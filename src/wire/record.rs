@@ -172,7 +172,10 @@ impl SeriesWriter {
     pub fn write(&mut self, out: &mut Vec<u8>, event: &Event) {
         let written = match event {
             Event::CommandOutput { stream, text, command } if self.command.as_ref() == Some(command) => {
-                serde_json::to_writer(out, &SameCommand { r#type: "command_output", stream: stream_word(*stream), text })
+                serde_json::to_writer(
+                    out,
+                    &SameCommand { r#type: "command_output", stream: stream_word(*stream), text },
+                )
             }
             _ => {
                 if let Event::CommandOutput { command, .. } = event {
@@ -213,9 +216,7 @@ impl SeriesReader {
         use crate::json::from_raw;
         Ok(match record.kind {
             "text" => Event::Text { block: self.block(record.block), parts: given(record.parts, "parts")? },
-            "text_delta" => {
-                Event::TextDelta { block: self.block(record.block), text: given(record.text, "text")? }
-            }
+            "text_delta" => Event::TextDelta { block: self.block(record.block), text: given(record.text, "text")? },
             "thinking" => Event::Thinking { text: given(record.text, "text")? },
             "tool_use" => Event::ToolUse {
                 id: given(record.id, "id")?,

@@ -65,6 +65,7 @@ async fn help_lists_every_bound_with_its_default() {
         ("grace", "10s"),
         ("queue-limit", "16"),
         ("max-running", "1024"),
+        ("spill-max", "1GiB"),
         ("body-timeout", "60s"),
         ("handler-start-timeout", "30s"),
     ] {
@@ -201,6 +202,7 @@ async fn values_that_cannot_be_used_are_told_in_one_sentence() {
         (["--heartbeat", "99999999999999"], "--heartbeat: 99999999999999 is too long"),
         (["--max-message-bytes", "many"], "--max-message-bytes: expected a number, got \"many\""),
         (["--queue-limit", "-1x"], "--queue-limit: expected a number, got \"-1x\""),
+        (["--spill-max", "1 XB"], "--spill-max: expected a size such as 1GiB, 500MB or off, got \"1 XB\""),
         (["--log-format", "xml"], "invalid log format \"xml\". Choose one of: text, json"),
         (["--workspace", "/no/such/folder"], "--workspace /no/such/folder: not a directory"),
         (["--dari-health-path", "health"], "--dari-health-path: expected a path such as /health"),

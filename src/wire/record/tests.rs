@@ -26,9 +26,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         (block(), text()).prop_map(|(block, text)| Event::TextDelta { block, text }),
         text().prop_map(|text| Event::Thinking { text }),
         (text(), text(), json()).prop_map(|(id, name, input)| Event::ToolUse { id, name, input }),
-        (text(), text(), any::<bool>(), any::<Option<i32>>()).prop_map(|(id, output, is_error, exit_code)| {
-            Event::ToolResult { id, output, is_error, exit_code }
-        }),
+        (text(), text(), any::<bool>(), any::<Option<i32>>())
+            .prop_map(|(id, output, is_error, exit_code)| { Event::ToolResult { id, output, is_error, exit_code } }),
         (text(), prop::option::of(json())).prop_map(|(kind, detail)| Event::Progress { kind, detail }),
         text().prop_map(|block| Event::Discarded { block: block.into() }),
         (any::<[u64; 4]>(), cost).prop_map(|(n, cost_usd)| {
