@@ -22,6 +22,7 @@ mod readme;
 mod real_client;
 mod real_client_work;
 mod sessions_of_a_socket;
+mod slow_reader;
 mod smoke;
 mod stdio_protocol;
 mod surface;

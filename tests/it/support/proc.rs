@@ -68,6 +68,11 @@ pub fn peak_kib(pid: u32) -> u64 {
     status(pid, "VmHWM:")
 }
 
+/// Resident memory of a process that is no file's, in KiB.
+pub fn private_kib(pid: u32) -> u64 {
+    status(pid, "RssAnon:")
+}
+
 fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}"));

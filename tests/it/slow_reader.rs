@@ -1,0 +1,138 @@
+//! A turn does not wait for its reader, and the server does not grow with what the reader leaves untaken; RuntimeUse
+//! section 17.2.
+
+use crate::support::raw_ws::{Frame, RawWs};
+use crate::support::{PATIENCE, Server, WsClient, eventually, eventually_within, proc};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The most the server may grow over idle: 16 MiB.
+const GROWTH_KIB: u64 = 16 << 10;
+
+fn stream(count: usize, size: usize) -> Frame {
+    let message = json!({"message_type": "invocation_message", "user_prompt": format!("@stream {count} {size}")});
+    Frame::text(message.to_string())
+}
+
+/// Reads `message FIRST` up to the result of the turn: each once, in order.
+async fn read_on(client: &mut RawWs, first: usize, count: usize) {
+    for n in first..=count {
+        let text = client.text().await;
+        let message: Value = serde_json::from_str(&text).unwrap();
+        let said = message["text_blocks"][0].as_str().unwrap_or_else(|| panic!("{text} where message {n} was due"));
+        assert_eq!(said.trim_end_matches('.'), format!("message {n}"));
+    }
+    let result = client.text().await;
+    assert!(result.contains("result_message") && result.contains(&format!("streamed {count}")), "{result}");
+}
+
+/// Bytes in the deleted files that a process holds open.
+fn in_spill_files(server: &Server) -> u64 {
+    let Ok(open) = std::fs::read_dir(format!("/proc/{}/fd", server.pid())) else { return 0 };
+    let deleted = open.flatten().map(|entry| entry.path()).filter(|path| {
+        std::fs::read_link(path).is_ok_and(|target| target.to_string_lossy().ends_with(" (deleted)"))
+    });
+    deleted.filter_map(|path| std::fs::metadata(path).ok()).filter(|file| file.is_file()).map(|file| file.len()).sum()
+}
+
+/// Notes the most private memory that a process has, until it is stopped.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    most_kib: Arc<AtomicU64>,
+}
+
+impl Watch {
+    fn start(pid: u32) -> Self {
+        let watch = Self { stop: Arc::default(), most_kib: Arc::default() };
+        let (stop, most) = (watch.stop.clone(), watch.most_kib.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                most.fetch_max(proc::private_kib(pid), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        watch
+    }
+
+    fn most_kib(&self) -> u64 {
+        self.most_kib.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_costs_little_and_loses_nothing() {
+    // The full million is measured with an optimised build; this much is beyond every buffer between the two.
+    let count = 250_000;
+    let server = Server::start(&["--agent", "echo"]);
+    let mut other = WsClient::connect(server.address(), "/").await;
+    other.query("warm").await;
+    other.next().await.expect("an answer");
+    let idle = proc::private_kib(server.pid());
+    let watch = Watch::start(server.pid());
+    let mut client = RawWs::connect(server.address(), "/").await;
+    client.send(&stream(count, 0)).await;
+    assert!(client.text().await.contains("\"message 1\""));
+    let stopped = Instant::now();
+    let mut answers = Vec::new();
+    let mut ended = None;
+    while stopped.elapsed() < Duration::from_secs(5) || ended.is_none() {
+        let asked = Instant::now();
+        other.query("quick").await;
+        let answer = other.next().await.expect("an answer");
+        answers.push(asked.elapsed());
+        assert_eq!(answer["data"]["text"], "quick");
+        let health = server.get("/health").await.json();
+        if health["turns"] == 0 && ended.is_none() {
+            ended = Some(stopped.elapsed());
+            assert!(in_spill_files(&server) > 0, "what is not read is in a file");
+        }
+        assert!(stopped.elapsed() < PATIENCE, "the turn waits for its reader");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    answers.sort();
+    // The median: this machine may be busy with other tests.
+    assert!(answers[answers.len() / 2] < Duration::from_millis(100), "another session waits: {answers:?}");
+    read_on(&mut client, 2, count).await;
+    let grown = watch.most_kib().saturating_sub(idle);
+    println!("turn ended after {ended:?}; echoes {:?}; {grown} KiB over idle", answers.last());
+    assert!(grown <= GROWTH_KIB, "{grown} KiB over {idle} KiB");
+    eventually("the file's end", || (in_spill_files(&server) == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_spill_file_that_is_full_holds_the_turn_back() {
+    let server = Server::start(&["--agent", "echo", "--spill-max", "1MiB"]);
+    let mut client = RawWs::connect(server.address(), "/").await;
+    client.send(&stream(20_000, 2000)).await;
+    assert!(client.text().await.contains("\"message 1."));
+    eventually("a full file", || (in_spill_files(&server) > 900 << 10).then_some(())).await;
+    let more = eventually_within(Duration::from_secs(1), "more", || (in_spill_files(&server) > 1 << 20).then_some(()));
+    let more = tokio::time::timeout(Duration::from_millis(500), more).await;
+    assert!(more.is_err(), "the file is larger than its limit");
+    assert_eq!(server.get("/health").await.json()["turns"], 1, "the turn is held back");
+    read_on(&mut client, 2, 20_000).await;
+}
+
+#[tokio::test]
+async fn without_a_folder_for_the_file_the_turn_is_held_back_and_it_is_said_once() {
+    let server = Server::start_with(&["--agent", "echo"], |command| {
+        command.env("TMPDIR", "/proc/nowhere");
+    });
+    for _ in 0..2 {
+        let mut client = RawWs::connect(server.address(), "/").await;
+        client.send(&stream(10_000, 2000)).await;
+        assert!(client.text().await.contains("\"message 1."));
+        eventually("the warning", || server.log().contains("no spill file").then_some(())).await;
+        read_on(&mut client, 2, 10_000).await;
+    }
+    assert_eq!(server.log().matches("no spill file").count(), 1, "{}", server.log());
+    assert!(server.log().contains("/proc/nowhere"), "{}", server.log());
+}
