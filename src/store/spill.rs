@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 /// A piece is read as a whole: at most this many bytes of entries, or one entry.
 const PIECE_BYTES: usize = 64 << 10;
-/// A file that has grown beyond this is followed by another, so that space comes back while a reader is still behind.
+/// A file that has grown beyond this, or beyond a quarter of the limit, is followed by another: what readers have taken
+/// comes back a file at a time.
 const FILE_BYTES: u64 = 64 << 20;
 /// Before each record: when it was numbered (8 bytes), its length (4 bytes), both little-endian.
 const HEAD_BYTES: usize = 12;
@@ -35,8 +36,10 @@ pub struct SpillLimits {
 #[derive(Debug, Default)]
 pub struct Spill {
     pieces: VecDeque<Piece>,
-    /// Bytes in files that are still needed.
+    /// Bytes in files.
     written: u64,
+    /// Of them, those at the beginning of the oldest file that nobody needs any more.
+    stale: u64,
     /// Weight of the entries among the pieces that stayed in memory.
     kept: usize,
     /// The file that is written to, and its length.
@@ -124,7 +127,7 @@ impl Spill {
     /// [`Spill::written`] before the next is made.
     #[must_use]
     pub fn write(&self, entries: Vec<Arc<Entry>>, limits: &SpillLimits) -> Write {
-        let open = self.open.clone().filter(|(_, length)| *length < FILE_BYTES);
+        let open = self.open.clone().filter(|(_, length)| *length < FILE_BYTES.min(limits.most / 4));
         Write { entries, open, room: limits.most.saturating_sub(self.written) }
     }
 
@@ -163,7 +166,7 @@ impl Spill {
         self.kept
     }
 
-    /// Bytes in files that are still needed.
+    /// Bytes in files.
     #[must_use]
     pub fn in_files(&self) -> u64 {
         self.written
@@ -171,14 +174,15 @@ impl Spill {
 
     /// Forgets what nobody needs any more, up to `through`. What it returns is to be dropped where that may block.
     pub fn forget(&mut self, through: Seq) -> Option<Retired> {
-        let mut files: Vec<Arc<File>> = Vec::new();
+        let mut files = Vec::new();
         while self.pieces.front().is_some_and(|piece| piece.last <= through) {
             let Some(piece) = self.pieces.pop_front() else { break };
             match piece.body {
                 Body::Kept(entry) => self.kept -= entry.weight(),
                 Body::Written(extent) => {
-                    self.written -= extent.bytes();
-                    if !files.last().is_some_and(|last| Arc::ptr_eq(last, &extent.file)) {
+                    self.stale += extent.bytes();
+                    if !self.goes_on_in(&extent.file) {
+                        self.written -= std::mem::take(&mut self.stale);
                         files.push(extent.file);
                     }
                 }
@@ -187,9 +191,19 @@ impl Spill {
         if self.pieces.is_empty() {
             // A new file is cheaper than a hole in the old one, and as empty.
             files.extend(self.open.take().map(|(file, _)| file));
+            (self.written, self.stale) = (0, 0);
             self.pieces.shrink_to_fit();
         }
         (!files.is_empty()).then_some(Retired { files })
+    }
+
+    /// Whether the oldest piece that is written, or the next that will be, is in this file.
+    fn goes_on_in(&self, file: &Arc<File>) -> bool {
+        let next = self.pieces.iter().find_map(|piece| match &piece.body {
+            Body::Written(extent) => Some(&extent.file),
+            Body::Kept(_) => None,
+        });
+        next.or(self.open.as_ref().map(|(file, _)| file)).is_some_and(|next| Arc::ptr_eq(next, file))
     }
 }
 
