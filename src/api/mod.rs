@@ -52,6 +52,8 @@ impl Protocol {
 pub struct ApiLimits {
     /// Largest WebSocket message taken, in bytes.
     pub max_message_bytes: usize,
+    /// Most bytes of unfinished WebSocket messages, of all connections together.
+    pub max_messages_total: u64,
     /// Time between two heartbeats of a running request.
     pub heartbeat: Duration,
     /// Time between two pings of an open WebSocket. `None`: never.
@@ -87,6 +89,7 @@ impl Default for ApiLimits {
     fn default() -> Self {
         Self {
             max_message_bytes: 104_857_600,
+            max_messages_total: 1 << 30,
             heartbeat: Duration::from_secs(15),
             ping: Some(Duration::from_secs(30)),
             dead_after: Some(Duration::from_mins(1)),
@@ -105,6 +108,8 @@ pub struct Runtime {
     pub(crate) dari: dari::Dari,
     /// Fires when the last turn has its outcome and the connections are to close.
     pub(crate) stopping: CancellationToken,
+    /// For WebSocket messages that are on their way.
+    pub(crate) room: runtimeuse::Room,
 }
 
 impl Runtime {

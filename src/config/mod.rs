@@ -166,6 +166,9 @@ pub struct ServeFlags {
     /// Largest WebSocket message taken
     #[arg(long, env = "TURNHOST_MAX_MESSAGE_BYTES", default_value = "104857600", value_name = "N")]
     max_message_bytes: String,
+    /// Most bytes of unfinished WebSocket messages of all connections together
+    #[arg(long, env = "TURNHOST_MAX_MESSAGES_TOTAL", default_value = "1GiB", value_name = "SIZE")]
+    max_messages_total: String,
     /// Time between two heartbeats of a running RuntimeUse request
     #[arg(long, env = "TURNHOST_HEARTBEAT", default_value = "15s", value_name = "TIME")]
     heartbeat: String,
@@ -275,6 +278,7 @@ impl ServeFlags {
         let protocols = protocols(self.protocols.as_deref())?;
         let limits = ApiLimits {
             max_message_bytes: number("--max-message-bytes", &self.max_message_bytes)?,
+            max_messages_total: size("--max-messages-total", &self.max_messages_total)?,
             heartbeat: duration("--heartbeat", &self.heartbeat)?,
             ping: optional_duration("--ping", &self.ping)?,
             dead_after: optional_duration("--dead-after", &self.dead_after)?,

@@ -1,6 +1,7 @@
 //! Looks at the bytes of a connection before they become messages: what never can ends the connection here.
 //!
-//! Owns the rules of RFC 6455 for the head of a frame, and the limit of a message. The library behind it holds a frame
+//! Owns the rules of RFC 6455 for the head of a frame, the limit of a message, and the limit of all messages that are on
+//! their way at once. The library behind it holds a frame
 //! until its last byte before it looks at the length, so without this a peer could fill the memory with one frame; and
 //! it tells some mistakes too coarsely to answer them with the right close code.
 
@@ -11,6 +12,8 @@ use futures_util::Stream;
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
@@ -47,9 +50,9 @@ pub struct Inspected<S> {
 }
 
 impl<S> Inspected<S> {
-    /// Lets messages of at most `limit` bytes pass.
-    pub fn new(bytes: S, limit: usize, seen: Seen) -> Self {
-        Self { bytes, frames: Frames::new(limit as u64), seen }
+    /// Lets messages of at most `limit` bytes pass, as long as there is room for them.
+    pub fn new(bytes: S, limit: usize, room: Room, seen: Seen) -> Self {
+        Self { bytes, frames: Frames::new(limit as u64, room), seen }
     }
 }
 
@@ -72,6 +75,33 @@ impl<S: Stream<Item = Result<Bytes, PayloadError>> + Unpin> Stream for Inspected
     }
 }
 
+/// How many bytes of unfinished messages all connections together may hold. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Room {
+    most: u64,
+    taken: Arc<AtomicU64>,
+}
+
+impl Room {
+    /// Room for this many bytes.
+    pub fn new(most: u64) -> Self {
+        Self { most, taken: Arc::default() }
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let taken = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        let fits = taken.saturating_add(bytes) <= self.most;
+        if !fits {
+            self.taken.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Where in the stream of frames we are.
 struct Frames {
     limit: u64,
@@ -83,11 +113,20 @@ struct Frames {
     /// Bytes of the message that its fragments have so far.
     message: u64,
     in_message: bool,
+    room: Room,
+    /// Of the room, what this connection's message has.
+    taken: u64,
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        self.room.give_back(self.taken);
+    }
 }
 
 impl Frames {
-    const fn new(limit: u64) -> Self {
-        Self { limit, head: [0; 10], have: 0, left: 0, message: 0, in_message: false }
+    fn new(limit: u64, room: Room) -> Self {
+        Self { limit, head: [0; 10], have: 0, left: 0, message: 0, in_message: false, room, taken: 0 }
     }
 
     /// Goes over the next bytes. On a wrong frame: where it begins in them (0 if it began earlier), and the close code.
@@ -99,6 +138,10 @@ impl Frames {
                 let step = usize::try_from(self.left).unwrap_or(usize::MAX).min(chunk.len() - at);
                 self.left -= step as u64;
                 at += step;
+                if self.left == 0 && !self.in_message && self.taken > 0 {
+                    // The message is whole: from here on it is its reader's.
+                    self.room.give_back(std::mem::take(&mut self.taken));
+                }
                 continue;
             }
             if self.have == 0 {
@@ -157,6 +200,10 @@ impl Frames {
         if self.message > self.limit {
             return Err(CloseCode::Size);
         }
+        if !self.room.take(length) {
+            return Err(CloseCode::Size);
+        }
+        self.taken += length;
         self.in_message = self.head[0] & 0x80 == 0;
         if !self.in_message {
             self.message = 0;
@@ -189,7 +236,7 @@ mod tests {
 
     /// What comes of bytes that arrive in pieces of this size: bytes passed before the wrong frame, and its code.
     fn pass(bytes: &[u8], piece: usize) -> Result<(), (usize, CloseCode)> {
-        let mut frames = Frames::new(70_000);
+        let mut frames = Frames::new(70_000, Room::new(u64::MAX));
         let mut passed = 0;
         for chunk in bytes.chunks(piece) {
             frames.pass(chunk).map_err(|(at, code)| (passed + at, code))?;
@@ -216,6 +263,21 @@ mod tests {
         for piece in [1, 2, 3, 7, 100, 4096, bytes.len()] {
             assert_eq!(pass(&bytes, piece), Ok(()), "{piece}");
         }
+    }
+
+    #[test]
+    fn all_messages_together_have_a_limit() {
+        let room = Room::new(1000);
+        let mut connections = [(); 4].map(|()| Frames::new(70_000, room.clone()));
+        let whole = frame(0x81, 600);
+        assert_eq!(connections[0].pass(&whole[..300]), Ok(()));
+        assert_eq!(connections[1].pass(&frame(0x01, 300)), Ok(()));
+        assert_eq!(connections[2].pass(&frame(0x81, 101)), Err((0, CloseCode::Size)));
+        assert_eq!(connections[3].pass(&frame(0x89, 101)), Ok(()), "controls take none");
+        assert_eq!(connections[0].pass(&whole[300..]), Ok(()));
+        assert_eq!(room.taken.load(Ordering::Relaxed), 300);
+        drop(connections);
+        assert_eq!(room.taken.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -20,6 +20,8 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use connection::Connection;
 use inspect::{Inspected, Seen};
 
+pub use inspect::Room;
+
 /// Whether a request asks to become a WebSocket.
 pub fn is_upgrade(request: &HttpRequest) -> bool {
     let has = |name, word: &str| {
@@ -57,7 +59,7 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     let protocols: Vec<&str> = offered.iter().map(String::as_str).collect();
     let limit = runtime.limits.max_message_bytes;
     let seen = Seen::new();
-    let inspected = Inspected::new(payload.into_inner(), limit, seen.clone());
+    let inspected = Inspected::new(payload.into_inner(), limit, runtime.room.clone(), seen.clone());
     let mut inspected: Payload = Payload::Stream { payload: Box::pin(inspected) };
     // The only way from a stream to the type that the library takes; it does nothing else.
     let payload = web::Payload::from_request(request, &mut inspected).into_inner();
