@@ -3,13 +3,13 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt clean-cache venv cargo node
+.PHONY: help test lint fmt fuzz clean-cache venv cargo node
 
 # Most tests wait for a child process most of the time.
 TEST_THREADS ?= 8
 
 # Programs without an extension say what they are in their first line.
-PYTHON_FILES = $(shell find handlers tests -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
+PYTHON_FILES = $(shell find handlers tests fuzz -maxdepth 3 -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
 BASH_FILES = $(shell find . -maxdepth 1 -name '*.sh'; find handlers tests -name '*.sh'; ls .ci/*)
 NODE_FILES = $(shell find handlers tests -name '*.mjs' -o -name '*.cjs' -o -name '*.js')
 
@@ -38,6 +38,19 @@ lint: cargo node venv ## Format, clippy, syntax of the Python, JavaScript and ba
 	for file in $(BASH_FILES); do bash -n "$$file"; done
 	@echo '== lint: crates that are in the tree in two versions (for information)'
 	cargo tree -d --locked --depth 1
+
+# How long each fuzz target runs, in seconds.
+FUZZ_TIME ?= 600
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+fuzz: cargo ## Every fuzz target for FUZZ_TIME seconds; keeps what they find. Needs nightly Rust
+	@cargo fuzz --version >/dev/null 2>&1 || { echo '== fuzz: adding cargo-fuzz'; cargo install cargo-fuzz --locked; }
+	for target in $(FUZZ_TARGETS); do \
+	  python3 fuzz/corpus.py unpack $$target .cache/fuzz/$$target; mkdir -p .cache/fuzz/$$target-small; \
+	  cargo +nightly fuzz run $$target .cache/fuzz/$$target -- -max_total_time=$(FUZZ_TIME) -max_len=4096; \
+	  cargo +nightly fuzz run $$target .cache/fuzz/$$target-small .cache/fuzz/$$target -- -merge=1 -max_len=1024; \
+	  python3 fuzz/corpus.py pack $$target .cache/fuzz/$$target-small; \
+	done
 
 fmt: ## Formats the Rust files
 	cargo fmt

@@ -42,3 +42,31 @@ pub fn redactor(data: &[u8]) {
 pub fn message(data: &[u8]) {
     fuzz_message(&String::from_utf8_lossy(data));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    /// What the fuzzers have found so far, one archive for each target: it must hold in every build.
+    fn replay(target: &str, check: fn(&[u8])) {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/corpus/{target}.zip"));
+        let file = std::fs::File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let mut archive = zip::ZipArchive::new(file).unwrap();
+        assert!(archive.len() > 50, "only {} inputs", archive.len());
+        for at in 0..archive.len() {
+            let mut input = Vec::new();
+            archive.by_index(at).unwrap().read_to_end(&mut input).unwrap();
+            check(&input);
+        }
+    }
+
+    #[test]
+    fn redactor() {
+        replay("redactor", super::redactor);
+    }
+
+    #[test]
+    fn message() {
+        replay("message", super::message);
+    }
+}
