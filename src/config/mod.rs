@@ -159,8 +159,8 @@ pub struct ServeFlags {
     /// Turns that run at once; more wait
     #[arg(long, env = "TURNHOST_MAX_RUNNING", default_value = "1024", value_name = "N")]
     max_running: String,
-    /// What may wait on disk for a client that reads slowly, per connection or session, in the folder $TMPDIR names; then
-    /// its turn is held back; 0 = at once
+    /// The most that waits on disk ($TMPDIR) for clients that read slowly, per connection or session; beyond it a turn is
+    /// held back; 0 = nothing waits there
     #[arg(long, env = "TURNHOST_SPILL_MAX", default_value = "1GiB", value_name = "SIZE")]
     spill_max: String,
     /// Largest WebSocket message taken

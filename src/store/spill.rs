@@ -214,7 +214,8 @@ impl Write {
     /// Nothing was written: the limit is reached or the system refused.
     pub fn run(self, limits: &SpillLimits) -> Result<Written, SpillError> {
         let Self { entries, open, room } = self;
-        let mut text = Vec::new();
+        // Growing by doubling would leave holes in the heap as large as the batch; a record is rarely longer than its entry.
+        let mut text = Vec::with_capacity(entries.iter().map(|entry| entry.weight()).sum());
         let mut pieces: Vec<Piece> = Vec::new();
         let (file, start) = match open {
             Some(open) => open,
