@@ -72,7 +72,7 @@ impl Drop for Watch {
 async fn a_client_that_stops_reading_costs_little_and_loses_nothing() {
     // The full million is measured with an optimised build; this much is beyond every buffer between the two.
     let count = 250_000;
-    let server = Server::start(&["--agent", "echo"]);
+    let server = Server::start(&["--agent", "echo", "--heartbeat", "10m"]);
     let mut other = WsClient::connect(server.address(), "/").await;
     other.query("warm").await;
     other.next().await.expect("an answer");
@@ -110,7 +110,7 @@ async fn a_client_that_stops_reading_costs_little_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_spill_file_that_is_full_holds_the_turn_back() {
-    let server = Server::start(&["--agent", "echo", "--spill-max", "1MiB"]);
+    let server = Server::start(&["--agent", "echo", "--heartbeat", "10m", "--spill-max", "1MiB"]);
     let mut client = RawWs::connect(server.address(), "/").await;
     client.send(&stream(20_000, 2000)).await;
     assert!(client.text().await.contains("\"message 1."));
@@ -123,7 +123,7 @@ async fn a_spill_file_that_is_full_holds_the_turn_back() {
 
 #[tokio::test]
 async fn without_a_folder_for_the_file_the_turn_is_held_back_and_it_is_said_once() {
-    let server = Server::start_with(&["--agent", "echo"], |command| {
+    let server = Server::start_with(&["--agent", "echo", "--heartbeat", "10m"], |command| {
         command.env("TMPDIR", "/proc/nowhere");
     });
     for _ in 0..2 {
