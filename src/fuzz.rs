@@ -3,7 +3,11 @@
 //! Owns what must hold, in a form that needs no other program. Not part of the library anybody uses.
 
 use crate::api::fuzz_message;
+use crate::artifact::unpack::{Kind, UnpackLimits};
 use crate::redact::{Redactor, Secret};
+use std::io::{Cursor, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// The first bytes are secrets, one a line up to an empty one; the rest is text. However it is cut, the same comes out,
 /// and no secret with it.
@@ -41,6 +45,40 @@ pub fn redactor(data: &[u8]) {
 /// When it is neither.
 pub fn message(data: &[u8]) {
     fuzz_message(&String::from_utf8_lossy(data));
+}
+
+/// The first byte says which kind of archive the rest is. Whatever it is, nothing outside the directory changes.
+///
+/// # Panics
+/// When something does, or when a limit does not hold.
+pub fn unpack(data: &[u8]) {
+    let Some((first, archive)) = data.split_first() else { return };
+    let kind = if first % 2 == 0 { Kind::Zip } else { Kind::TarGz };
+    // What is compressed by chance unpacks to nothing: as it is, a tar reaches further.
+    let gzipped = (kind == Kind::TarGz && first % 4 == 1).then(|| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        gzip.write_all(archive).and_then(|()| gzip.finish()).unwrap_or_default()
+    });
+    let archive = gzipped.as_deref().unwrap_or(archive);
+    let Ok(outer) = tempfile::tempdir() else { return };
+    let inner = outer.path().join("inner");
+    assert!(std::fs::create_dir(&inner).is_ok(), "a directory can be made");
+    let limits = UnpackLimits { max_bytes: 1 << 16, max_entries: 64 };
+    let _ = crate::artifact::unpack::unpack(kind, Cursor::new(archive), &inner, &limits, &|| false);
+    let outside = std::fs::read_dir(outer.path()).map_or(0, Iterator::count);
+    assert_eq!(outside, 1, "something was written outside");
+    assert!(bytes_in(&inner) <= 1 << 16, "more was unpacked than is allowed");
+}
+
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => bytes_in(&entry.path()),
+            Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |data| data.len() / data.nlink().max(1)),
+            _ => 0,
+        })
+        .sum()
 }
 
 #[cfg(test)]

@@ -6,4 +6,4 @@
 pub mod download;
 #[allow(clippy::unused_self, missing_docs, reason = "its form stands, its inside follows")]
 pub mod handout;
-mod unpack;
+pub mod unpack;

@@ -3,8 +3,9 @@
 //! Owns their names, environment forms and defaults.
 
 use super::ConfigError;
-use super::values::{number, optional_duration};
+use super::values::{duration, number, optional_duration, size};
 use crate::api::RequestLimits;
+use crate::artifact::download::DownloadLimits;
 use crate::engine::WorkOptions;
 use clap::Args;
 
@@ -14,6 +15,33 @@ pub struct WorkFlags {
     /// How long pipes that a finished command's children hold open may be silent; off = waits for ever
     #[arg(long, env = "TURNHOST_COMMAND_QUIET", default_value = "5s", value_name = "TIME")]
     command_quiet: String,
+    /// Largest file that is downloaded
+    #[arg(long, env = "TURNHOST_DOWNLOAD_MAX_BYTES", default_value = "10GiB", value_name = "SIZE")]
+    download_max_bytes: String,
+    /// Most bytes that one archive may unpack to
+    #[arg(long, env = "TURNHOST_DOWNLOAD_MAX_EXTRACTED", default_value = "20GiB", value_name = "SIZE")]
+    download_max_extracted: String,
+    /// Most members that one archive may have
+    #[arg(long, env = "TURNHOST_DOWNLOAD_MAX_ENTRIES", default_value = "1000000", value_name = "N")]
+    download_max_entries: String,
+    /// Ends a download after this long without a byte
+    #[arg(long, env = "TURNHOST_DOWNLOAD_IDLE_TIMEOUT", default_value = "60s", value_name = "TIME")]
+    download_idle_timeout: String,
+    /// Ends a download after this long in all
+    #[arg(long, env = "TURNHOST_DOWNLOAD_TIMEOUT", default_value = "30m", value_name = "TIME")]
+    download_timeout: String,
+    /// A watched file is complete after this long without a change
+    #[arg(long, env = "TURNHOST_ARTIFACT_QUIET", default_value = "2s", value_name = "TIME")]
+    artifact_quiet: String,
+    /// How long the end of a request waits without any answer to an upload request
+    #[arg(long, env = "TURNHOST_ARTIFACT_ANSWER_TIMEOUT", default_value = "10s", value_name = "TIME")]
+    artifact_answer_timeout: String,
+    /// How long one upload may take
+    #[arg(long, env = "TURNHOST_ARTIFACT_PUT_TIMEOUT", default_value = "30s", value_name = "TIME")]
+    artifact_put_timeout: String,
+    /// How long the end of a request waits for its files in all
+    #[arg(long, env = "TURNHOST_ARTIFACT_TIMEOUT", default_value = "60s", value_name = "TIME")]
+    artifact_timeout: String,
     /// Commands that one list of a RuntimeUse request may have
     #[arg(long, env = "TURNHOST_MAX_COMMANDS", default_value = "1000", value_name = "N")]
     max_commands: String,
@@ -41,6 +69,17 @@ impl WorkFlags {
 
     /// The engine's part.
     pub fn options(&self, base: WorkOptions) -> Result<WorkOptions, ConfigError> {
-        Ok(WorkOptions { pipes_quiet: optional_duration("--command-quiet", &self.command_quiet)?, ..base })
+        Ok(WorkOptions {
+            pipes_quiet: optional_duration("--command-quiet", &self.command_quiet)?,
+            downloads: DownloadLimits {
+                max_bytes: size("--download-max-bytes", &self.download_max_bytes)?,
+                max_extracted: size("--download-max-extracted", &self.download_max_extracted)?,
+                max_entries: number("--download-max-entries", &self.download_max_entries)?,
+                silence: duration("--download-idle-timeout", &self.download_idle_timeout)?,
+                whole: duration("--download-timeout", &self.download_timeout)?,
+                ..base.downloads
+            },
+            ..base
+        })
     }
 }

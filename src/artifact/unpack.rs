@@ -1,1 +1,0 @@
-//! Unpacking an archive into a directory, and nowhere else.
