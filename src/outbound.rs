@@ -26,6 +26,16 @@ pub fn client() -> Result<reqwest::Client, OutboundError> {
     builder()?.build().map_err(|error| OutboundError(error.to_string()))
 }
 
+/// As [`client`], for uploads: a redirect is an answer like any other, since a body that is a stream cannot be sent
+/// twice, and a signed URL is good for one place.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn client_without_redirects() -> Result<reqwest::Client, OutboundError> {
+    let builder = builder()?.redirect(reqwest::redirect::Policy::none());
+    builder.build().map_err(|error| OutboundError(error.to_string()))
+}
+
 /// What a client is made with, for callers that want another limit or no proxy.
 ///
 /// # Errors
@@ -51,5 +61,6 @@ mod tests {
     #[test]
     fn a_client_can_be_made() {
         super::client().unwrap();
+        super::client_without_redirects().unwrap();
     }
 }

@@ -4,6 +4,5 @@
 //! Knows no turns and no protocols.
 
 pub mod download;
-#[allow(clippy::unused_self, missing_docs, reason = "its form stands, its inside follows")]
 pub mod handout;
 pub mod unpack;
