@@ -369,7 +369,11 @@ impl Tree {
     /// Watches a directory unless it is watched. `false` if there is none.
     fn enter(&mut self, root: usize, path: &Path) -> bool {
         let Ok(metadata) = fs::symlink_metadata(path) else { return false };
-        if !metadata.is_dir() || (self.directories.len() >= self.max_files && !self.places.contains_key(path)) {
+        if !metadata.is_dir() {
+            return false;
+        }
+        if self.directories.len() >= self.max_files && !self.places.contains_key(path) {
+            self.warn_once("a session has too many directories to watch; files in the rest are not handed out");
             return false;
         }
         let inode = (metadata.dev(), metadata.ino());
@@ -387,11 +391,16 @@ impl Tree {
         let id = self.last_id;
         let watch = match self.kernel.as_ref().map(|kernel| kernel.watch(path, false, id, &self.inbox)) {
             Some(Ok(watch)) => Some(watch),
-            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => return false,
-            Some(Err(error)) => {
-                tracing::debug!("{} cannot be watched: {error}", path.display());
+            Some(Err(error)) if error.kind() == io::ErrorKind::StorageFull => {
                 self.warn_once("the system has no watches left (fs.inotify.max_user_watches); directories are scanned");
                 None
+            }
+            // Gone by now, or not ours to read: scanning would find no more.
+            Some(Err(error)) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!("{} is not watched: {error}", path.display());
+                }
+                return false;
             }
             None => None,
         };

@@ -461,3 +461,110 @@ async fn a_directory_that_cannot_be_is_named() {
     let error = handout.watch(&Watch { directories: vec![directory.clone()], ignore: None }).await.unwrap_err();
     assert!(error.to_string().contains(&directory), "{error}");
 }
+
+/// Many sessions at once lose nothing, send nothing twice and wait for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_sessions_share_one_instance() {
+    let limits = HandoutLimits { answer: Duration::from_secs(30), whole: Duration::from_secs(50), ..limits() };
+    let target = Target::start().await;
+    let mut sessions = tokio::task::JoinSet::new();
+    for session in 0..200 {
+        let (limits, base) = (limits.clone(), target.base.clone());
+        sessions.spawn(async move {
+            let home = tempfile::tempdir().unwrap();
+            let handout = handout_with(limits, None);
+            let mut announcements = handout.announcements();
+            let weak = Arc::downgrade(&handout);
+            tokio::spawn(async move {
+                while let Some(Announcement { filepath, .. }) = announcements.next().await {
+                    let Some(handout) = weak.upgrade() else { break };
+                    let name: String = filepath.chars().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect();
+                    handout.answer(&filepath, Secret::new(format!("{base}/ok/{session}/{name}")), "a/b").unwrap();
+                }
+            });
+            let directories: Vec<_> = ["a", "b"].map(|name| home.path().join(name).display().to_string()).into();
+            handout.watch(&Watch { directories: directories.clone(), ignore: None }).await.unwrap();
+            for directory in directories {
+                fs::write(format!("{directory}/f"), format!("{session}")).unwrap();
+            }
+            assert_eq!(handout.settle().await, []);
+        });
+    }
+    while let Some(done) = sessions.join_next().await {
+        done.unwrap();
+    }
+    let got = target.got();
+    let names: BTreeSet<_> = got.iter().map(|(name, _)| name).collect();
+    assert_eq!((got.len(), names.len()), (400, 400));
+    assert!(got.iter().all(|(name, body)| name.as_bytes().starts_with(body)), "a half file");
+}
+
+/// A request that changed nothing hardly waits: where all is looked at, and where the tree is too large for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_changed_nothing_hardly_waits() {
+    for files in [1_900, 5_000] {
+        let stage = Stage::new("ok").await;
+        for number in 0..files {
+            stage.write(&format!("a/{}/{number}", number % 50), "");
+        }
+        stage.watch(&["a"], None).await;
+        assert_eq!(stage.handout.settle().await, []);
+        let mut best = Duration::MAX;
+        for _ in 0..5 {
+            let start = Instant::now();
+            assert_eq!(stage.handout.settle().await, []);
+            best = best.min(start.elapsed());
+        }
+        assert!(best < Duration::from_millis(50), "{files} files: {best:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renamed_directories_stay_watched_and_odd_things_are_left_alone() {
+    use std::os::unix::ffi::OsStrExt;
+    let stage = Stage::new("ok").await;
+    stage.watch(&["a"], None).await;
+    stage.write("a/old/x", "x");
+    assert_eq!(stage.handout.settle().await, []);
+    fs::rename(stage.path("a/old"), stage.path("a/new")).unwrap();
+    stage.write("a/new/y", "y");
+    fs::write(stage.path("a").join(std::ffi::OsStr::from_bytes(b"\xff")), "odd").unwrap();
+    nix::unistd::mkfifo(&stage.path("a/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    stage.write("a/.x.swp", "swap");
+    stage.write("a/x~", "backup");
+    stage.write("a/.turnhost-download-1", "half");
+    assert_eq!(stage.handout.settle().await, []);
+    assert_eq!(stage.names(), ["a/new/x", "a/new/y", "a/old/x"]);
+    stage.write("a/new/z/late", "z");
+    fs::write(stage.path("a/new/y"), "again").unwrap();
+    assert_eq!(stage.handout.settle().await, []);
+    assert_eq!(stage.names(), ["a/new/x", "a/new/y", "a/new/y", "a/new/z/late", "a/old/x"]);
+}
+
+/// A program that writes for ever does not hold up its request for ever, and is not waited for a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_never_ends_is_told_and_let_go() {
+    let limits = HandoutLimits { whole: Duration::from_secs(1), ..limits() };
+    let stage = Stage::with("ok", limits, None).await;
+    stage.watch(&["a"], None).await;
+    let mut file = File::create(stage.path("a/log")).unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let stop = over.clone();
+    file.write_all(b"first").unwrap();
+    let writer = std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            file.write_all(b"more").unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let failures = stage.handout.settle().await;
+    assert_eq!(failures.len(), 1);
+    assert!(failures[0].error.contains("still being written"), "{failures:?}");
+    let start = Instant::now();
+    assert_eq!(stage.handout.settle().await, []);
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    over.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    assert_eq!(stage.handout.settle().await, []);
+    assert_eq!(stage.names(), ["a/log"]);
+}
