@@ -47,6 +47,15 @@ pub fn message(data: &[u8]) {
     fuzz_message(&String::from_utf8_lossy(data));
 }
 
+/// The first line is a path, the rest are rules: they are read and asked without a panic.
+pub fn ignore(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (path, rules) = text.split_once('\n').unwrap_or(("a/b", &text));
+    for is_directory in [true, false] {
+        let _ = crate::artifact::handout::fuzz_rules(rules, Path::new(path.trim_start_matches('/')), is_directory);
+    }
+}
+
 /// The first byte says which kind of archive the rest is. Whatever it is, nothing outside the directory changes.
 ///
 /// # Panics

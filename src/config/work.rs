@@ -6,6 +6,7 @@ use super::ConfigError;
 use super::values::{duration, number, optional_duration, size};
 use crate::api::RequestLimits;
 use crate::artifact::download::DownloadLimits;
+use crate::artifact::handout::HandoutLimits;
 use crate::engine::WorkOptions;
 use clap::Args;
 
@@ -78,6 +79,13 @@ impl WorkFlags {
                 silence: duration("--download-idle-timeout", &self.download_idle_timeout)?,
                 whole: duration("--download-timeout", &self.download_timeout)?,
                 ..base.downloads
+            },
+            handout: HandoutLimits {
+                quiet: duration("--artifact-quiet", &self.artifact_quiet)?,
+                answer: duration("--artifact-answer-timeout", &self.artifact_answer_timeout)?,
+                put: duration("--artifact-put-timeout", &self.artifact_put_timeout)?,
+                whole: duration("--artifact-timeout", &self.artifact_timeout)?,
+                ..base.handout
             },
             ..base
         })

@@ -133,6 +133,8 @@ struct Inner {
     tasks: TaskTracker,
     /// Made when it is first needed: it holds the roots of TLS.
     http: OnceLock<Result<reqwest::Client, outbound::OutboundError>>,
+    /// As `http`, for uploads.
+    uploads: OnceLock<Result<reqwest::Client, outbound::OutboundError>>,
 }
 
 /// An admitted request: the turn that answers it.
@@ -151,10 +153,11 @@ impl Inner {
     }
 
     fn http(&self) -> Result<reqwest::Client, Fault> {
-        self.http
-            .get_or_init(outbound::client)
-            .clone()
-            .map_err(|error| Fault::new(FaultCode::Internal, "internal error").with_detail(error.to_string()))
+        self.http.get_or_init(outbound::client).clone().map_err(no_client)
+    }
+
+    fn uploads(&self) -> Result<reqwest::Client, Fault> {
+        self.uploads.get_or_init(outbound::client_without_redirects).clone().map_err(no_client)
     }
 
     fn stop_grace(&self, reason: CancelReason) -> Duration {
@@ -164,6 +167,10 @@ impl Inner {
             self.options.stop_grace
         }
     }
+}
+
+fn no_client(error: outbound::OutboundError) -> Fault {
+    Fault::new(FaultCode::Internal, "internal error").with_detail(error.to_string())
 }
 
 impl Engine {
@@ -194,6 +201,7 @@ impl Engine {
             runtime: Handle::current(),
             tasks,
             http: OnceLock::new(),
+            uploads: OnceLock::new(),
         }))
     }
 

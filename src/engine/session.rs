@@ -98,7 +98,7 @@ impl Session {
 
     /// Its watched directories, with the engine's bounds.
     pub(super) fn open_handout(&self, engine: &super::Inner) -> Result<Arc<Handout>, Fault> {
-        let http = engine.http()?;
+        let http = engine.uploads()?;
         let new =
             || Handout::new(http, engine.options.work.handout.clone(), engine.runtime.clone(), engine.tasks.clone());
         Ok(self.handout.get_or_init(new).clone())

@@ -61,10 +61,10 @@ impl Doing<'_> {
         };
         let telling = async {
             let mut announcements = handout.announcements();
-            loop {
-                let said = announcements.next().await;
+            while let Some(said) = announcements.next().await {
                 let _ = self.funnel.take_clean(Event::Artifact { path: said.filepath, size: said.size });
             }
+            std::future::pending().await
         };
         let doing = async {
             let result = self.steps(work, turn).await;

@@ -10,6 +10,7 @@
 mod support;
 
 mod any_bytes;
+mod artifacts;
 mod bridges;
 mod cancels;
 mod command_line;

@@ -2,7 +2,9 @@
 
 use crate::real_client::{play, text, ws};
 use crate::support::Server;
+use crate::support::files::FileServer;
 use serde_json::{Value, json};
+use std::io::Write;
 
 fn item(command: &str, exit_code: i32, stdout: Option<&str>) -> Value {
     json!({"command": command, "exit_code": exit_code, "stdout": stdout})
@@ -39,4 +41,43 @@ async fn commands_of_every_kind() {
     assert_eq!(results["session abort"], aborted);
     assert_eq!(results["after the abort"], json!([item("echo 3", 0, Some("3\n"))]));
     assert_eq!(results["last query"], text("4"));
+}
+
+fn zip(name: &str, content: &str) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    writer.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+    writer.write_all(content.as_bytes()).unwrap();
+    writer.finish().unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn files_in_and_out() {
+    let server = Server::start(&["--agent", "echo"]);
+    let files = FileServer::start().await;
+    files.add("plain.txt", "downloaded\n");
+    files.add("bundle.zip", zip("inner/file", "and unpacked"));
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap().display().to_string();
+    let results =
+        play("files.py", &[ws(&server), files.url("").trim_end_matches('/').to_owned(), folder.clone()]).await;
+    assert_eq!(results["downloaded"], text("downloaded\nand unpacked"));
+    assert_eq!(results["missing"]["error"], "Download failed: 404 Not Found");
+
+    // Both are there when the answer is, though they have the same name.
+    let (a, b) = (format!("{folder}/a/same.txt"), format!("{folder}/b/same.txt"));
+    assert_eq!(results["asked"], json!([a, b]));
+    let uploads = files.uploads();
+    let body = |name: &str| {
+        let found: Vec<_> = uploads.iter().filter(|(path, _)| path == &format!("{name}?sig=1")).collect();
+        assert_eq!(found.len(), 1, "{name}: {uploads:?}");
+        String::from_utf8(found[0].1.clone()).unwrap()
+    };
+    assert_eq!((body("a/same.txt").as_str(), body("b/same.txt").as_str()), ("pre\n", "from the handler"));
+    // A failed upload is no error, and no second request.
+    assert_eq!(results["forbidden"]["text"].as_str().map(str::is_empty), Some(false), "{}", results["forbidden"]);
+    assert_eq!(results["asked once"], json!([format!("{folder}/c/x.txt")]));
+    assert_eq!(results["commands"], json!([0]));
+    assert_eq!(results["session asked"], json!([format!("{folder}/d/one")]));
+    assert_eq!(results["all asked"], json!([format!("{folder}/d/late"), format!("{folder}/d/one")]));
+    assert_eq!((body("d/one").as_str(), body("d/late").as_str()), ("1\n", "late"));
 }

@@ -267,10 +267,12 @@ async fn next_of(current: &mut Option<Running>) -> Vec<Followed> {
 }
 
 async fn next_file(announcements: &mut Option<Announcements>) -> Announcement {
-    match announcements {
-        Some(announcements) => announcements.next().await,
-        None => std::future::pending().await,
+    if let Some(reader) = announcements
+        && let Some(file) = reader.next().await
+    {
+        return file;
     }
+    std::future::pending().await
 }
 
 async fn drained(draining: &mut Option<BoxFuture<'static, Vec<ArtifactFailure>>>) -> Vec<ArtifactFailure> {

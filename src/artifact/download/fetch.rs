@@ -6,8 +6,8 @@ use super::DownloadLimits;
 use super::TEMPORARY_PREFIX;
 use crate::model::Download;
 use data_url::DataUrl;
+use reqwest::Response;
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Response, StatusCode};
 use sha2::{Digest, Sha256};
 use std::error::Error;
 use std::fs::Permissions;
@@ -76,7 +76,8 @@ async fn within<T>(silence: Duration, future: impl Future<Output = T>) -> Result
 
 fn check(response: &Response) -> Result<(), Failed> {
     let status = response.status();
-    if status == StatusCode::NO_CONTENT || status == StatusCode::RESET_CONTENT {
+    // No content, and reset content.
+    if matches!(status.as_u16(), 204 | 205) {
         return Err(Failed::Fixed("no response body".to_owned()));
     }
     if status.is_success() {
@@ -84,8 +85,8 @@ fn check(response: &Response) -> Result<(), Failed> {
     }
     let text = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
     let failed = Failed::Fixed(text.trim_end().to_owned());
-    let passes =
-        status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::TOO_MANY_REQUESTS;
+    // It took the server too long, or too many ask.
+    let passes = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
     if !passes {
         return Err(failed);
     }

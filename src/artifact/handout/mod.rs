@@ -41,6 +41,7 @@ use tokio_util::task::TaskTracker;
 use upload::Upload;
 
 pub use files::{Announcement, Refused};
+#[cfg(any(fuzzing, test))]
 pub use rules::fuzz_rules;
 
 /// Notices are gathered for this long before files are looked at; writers cause many.

@@ -15,7 +15,7 @@ const LONGEST: u64 = 256 << 10;
 const USUAL: &str =
     "node_modules/\n.venv/\n.env/\nenv/\nvenv/\ndist/\n__pycache__/\n__pytest_cache__/\n.pytest_cache/\n";
 /// What unfinished downloads are called. The same as in `artifact::download`.
-const UNFINISHED_DOWNLOAD: &str = ".turnhost-download-";
+const UNFINISHED_DOWNLOAD: &str = crate::artifact::download::TEMPORARY_PREFIX;
 
 /// The rules of one directory.
 pub(super) struct Rules(Gitignore);
@@ -58,6 +58,7 @@ impl Rules {
     }
 
     /// Whether a path, or a directory above it, is ignored.
+    #[cfg(any(fuzzing, test))]
     pub(super) fn ignores_with_parents(&self, relative: &Path, is_directory: bool) -> bool {
         self.ignores(relative, is_directory)
             || relative
@@ -99,7 +100,7 @@ pub(super) fn is_private(name: &str) -> bool {
 }
 
 /// What the fuzzer calls: never panics, whatever the rules and the path are.
-#[doc(hidden)]
+#[cfg(any(fuzzing, test))]
 #[must_use]
 pub fn fuzz_rules(text: &str, relative: &Path, is_directory: bool) -> bool {
     Rules::from_text(text).ignores_with_parents(relative, is_directory)

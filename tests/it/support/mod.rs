@@ -2,6 +2,7 @@
 //!
 //! Every wait has a deadline; nothing is waited for by sleeping a fixed time.
 
+pub mod files;
 pub mod http;
 pub mod network;
 pub mod proc;
