@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("handler", &["model", "json", "redact", "wire", "process"]),
     ("engine", &["model", "handler", "artifact", "process", "store", "redact", "telemetry", "outbound"]),
     ("api", &["model", "json", "redact", "wire", "engine", "artifact", "handler", "store"]),
-    ("config", &["api", "engine", "artifact", "process", "redact", "telemetry"]),
+    ("config", &["api", "engine", "artifact", "handler", "process", "redact", "telemetry"]),
     (
         "cli",
         &[

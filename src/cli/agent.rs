@@ -41,7 +41,9 @@ pub fn handler(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler>
         }
     };
     let options = StdioOptions {
+        isolation: config.handler_isolation,
         processes: config.handler_processes,
+        sessions: config.handler_sessions,
         start_timeout: config.handler_start_timeout,
         stop_grace: config.engine.stop_grace,
     };

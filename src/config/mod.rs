@@ -10,6 +10,7 @@ pub use program::{HandlerProgram, Language};
 
 use crate::api::{ApiLimits, DariOptions, Protocol};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
+use crate::handler::stdio::Isolation;
 use crate::process::Environment;
 use crate::redact::Secret;
 use crate::telemetry::LogConfig;
@@ -71,14 +72,20 @@ pub struct AgentFlags {
     /// The Python that runs Python handlers; else python3 on PATH
     #[arg(long, env = "TURNHOST_PYTHON", value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Processes of a handler that runs one turn at a time
+    /// Processes of a handler that runs one turn at a time, or that is blocked
     #[arg(
         long,
         env = "TURNHOST_HANDLER_PROCESSES",
         value_name = "N",
-        help = "Processes of a handler that runs one turn at a time [default: cores, at least 2]"
+        help = "Processes of a handler that runs one turn at a time, or that is blocked [default: cores, at least 2]"
     )]
     handler_processes: Option<String>,
+    /// Who shares a handler's process: shared (all sessions) or session (every session has its own)
+    #[arg(long, env = "TURNHOST_HANDLER_ISOLATION", default_value = "shared", value_name = "MODE")]
+    handler_isolation: String,
+    /// Processes with --handler-isolation session; beyond it the one that was quiet longest is ended
+    #[arg(long, env = "TURNHOST_HANDLER_SESSIONS", default_value = "64", value_name = "N")]
+    handler_sessions: String,
     /// How long a handler may take to load
     #[arg(long, env = "TURNHOST_HANDLER_START_TIMEOUT", default_value = "30s", value_name = "TIME")]
     handler_start_timeout: String,
@@ -220,8 +227,12 @@ pub enum Agent {
 pub struct AgentConfig {
     /// Who runs the turns.
     pub agent: Agent,
-    /// Processes of a handler that runs one turn at a time.
+    /// Who shares a handler's process.
+    pub handler_isolation: Isolation,
+    /// Processes of a handler that sessions share.
     pub handler_processes: usize,
+    /// Processes where every session has its own.
+    pub handler_sessions: usize,
     /// How long a handler may take to load.
     pub handler_start_timeout: Duration,
     /// Limits of turns.
@@ -354,6 +365,15 @@ impl AgentFlags {
             }
             None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         };
+        let handler_isolation = match self.handler_isolation.as_str() {
+            "shared" => Isolation::Shared,
+            "session" => Isolation::Session,
+            other => {
+                return Err(ConfigError(format!(
+                    "invalid handler isolation \"{other}\". Choose one of: shared, session"
+                )));
+            }
+        };
         let json = match self.log_format.as_str() {
             "text" => false,
             "json" => true,
@@ -361,7 +381,9 @@ impl AgentFlags {
         };
         Ok(AgentConfig {
             agent,
+            handler_isolation,
             handler_processes,
+            handler_sessions: number("--handler-sessions", &self.handler_sessions)?,
             handler_start_timeout: duration("--handler-start-timeout", &self.handler_start_timeout)?,
             engine,
             system_prompt: self.system_prompt,

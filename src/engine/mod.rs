@@ -319,6 +319,7 @@ impl Engine {
     /// Forgets a session that lived as long as its connection.
     pub fn close_connection_session(&self, id: &SessionId) {
         self.0.registry.forget(id);
+        self.0.handler.session_ended(id);
     }
 
     /// Turns that run or wait.

@@ -97,6 +97,11 @@ pub trait Handler: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
+    /// Called when a session is gone for good, as with its connection: what is kept for it is of no more use.
+    fn session_ended(&self, session: &SessionId) {
+        let _ = session;
+    }
+
     /// Called once when the server stops, after the last turn; ends everything the handler started. What has not ended by
     /// itself after `grace` is killed; once the server's own grace is spent that is next to nothing.
     fn stop(&self, grace: Duration) -> impl Future<Output = ()> + Send {
@@ -113,6 +118,8 @@ pub trait DynHandler: Send + Sync + 'static {
     fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> BoxFuture<'_, Result<Reply, Failure>>;
     /// See [`Handler::start`].
     fn start(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// See [`Handler::session_ended`].
+    fn session_ended(&self, session: &SessionId);
     /// See [`Handler::stop`].
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }
@@ -128,6 +135,10 @@ impl<H: Handler> DynHandler for H {
 
     fn start(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(Handler::start(self))
+    }
+
+    fn session_ended(&self, session: &SessionId) {
+        Handler::session_ended(self, session);
     }
 
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()> {

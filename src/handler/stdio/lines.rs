@@ -16,7 +16,9 @@ pub enum Said {
         name: Option<String>,
         capabilities: Vec<String>,
     },
-    Pong,
+    Pong {
+        n: u64,
+    },
     Event {
         turn: String,
         event: Event,
@@ -65,7 +67,7 @@ fn of_process(kind: &str, text: &str) -> Said {
             let ready: wire::Ready = fields(kind, text)?;
             Ok(Said::Ready { name: ready.name, capabilities: ready.capabilities })
         }
-        "pong" => fields::<wire::Pong>(kind, text).map(|_| Said::Pong),
+        "pong" => fields::<wire::Pong>(kind, text).map(|pong| Said::Pong { n: pong.n }),
         "log" => log(kind, text),
         "error" => {
             let error: wire::ErrorLine<'_> = fields(kind, text)?;

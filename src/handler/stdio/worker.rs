@@ -3,8 +3,10 @@
 //! Owns "a handler that dies fails only its own turns". The process itself is owned by its task in `process`; the task
 //! here reads what it says.
 
+use super::chatter::{log_line, log_lines, log_text};
 use super::lines::{self, Said};
 use super::outgoing::{NotSent, Outgoing};
+use super::pulse::Pulse;
 use super::{Program, StdioOptions};
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::model::{Fault, FaultCode, ProcessEnd};
@@ -15,9 +17,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 /// What a process that has ended may still have in its pipes is read for this long; a crash is told within 100 ms.
@@ -35,7 +38,14 @@ pub struct Worker {
     /// What it said before it was ready, if that was an error.
     broken: OnceLock<String>,
     ready: watch::Sender<bool>,
+    pulse: Pulse,
+    /// Told when it may have become able to take a turn, or has ended.
+    changed: Arc<Notify>,
 }
+
+/// The process is being ended for want of turns: another has to take this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotTaken;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Capabilities {
@@ -46,6 +56,12 @@ struct Capabilities {
 #[derive(Default)]
 struct Routes {
     turns: HashMap<String, Route>,
+    /// Somebody is about to give it a turn, and wants it for that turn alone.
+    reserved: bool,
+    /// Nothing is added any more: it is being ended.
+    closed: bool,
+    /// Since when it has no turns.
+    quiet_since: Option<Instant>,
     /// Set once the process has ended; nothing is added after it.
     ended: Option<Exit>,
 }
@@ -55,9 +71,31 @@ struct Route {
     end: oneshot::Sender<Result<Reply, Failure>>,
 }
 
+enum Added {
+    Yes,
+    /// It is being ended.
+    Closed,
+    Ended(Exit),
+}
+
+impl Routes {
+    fn remove(&mut self, turn: &str) -> Option<Route> {
+        let route = self.turns.remove(turn);
+        if route.is_some() && self.turns.is_empty() {
+            self.quiet_since = Some(Instant::now());
+        }
+        route
+    }
+}
+
 impl Worker {
     /// Starts a process and waits until it takes turns.
-    pub async fn start(program: &Program, options: &StdioOptions, tasks: &TaskTracker) -> Result<Arc<Self>, Fault> {
+    pub async fn start(
+        program: &Program,
+        options: &StdioOptions,
+        changed: Arc<Notify>,
+        tasks: &TaskTracker,
+    ) -> Result<Arc<Self>, Fault> {
         let unavailable = |detail: String| {
             Fault::new(FaultCode::HandlerUnavailable, "the handler could not be started").with_detail(detail)
         };
@@ -75,7 +113,7 @@ impl Worker {
             tasks,
         )
         .map_err(|error| unavailable(error.to_string()))?;
-        let worker = Self::connect(program, running, tasks).map_err(|error| unavailable(error.to_owned()))?;
+        let worker = Self::connect(program, running, changed, tasks).map_err(|error| unavailable(error.to_owned()))?;
         let server = concat!("turnhost ", env!("CARGO_PKG_VERSION"));
         let hello = lines::write(&ToHandler::Hello { protocol: PROTOCOL_VERSION, server });
         // A process that has closed its input is about to be noticed below.
@@ -94,7 +132,12 @@ impl Worker {
         Err(failed)
     }
 
-    fn connect(program: &Program, running: Running, tasks: &TaskTracker) -> Result<Arc<Self>, &'static str> {
+    fn connect(
+        program: &Program,
+        running: Running,
+        changed: Arc<Notify>,
+        tasks: &TaskTracker,
+    ) -> Result<Arc<Self>, &'static str> {
         let Running { stdin, stdout, stderr, channel, child } = running;
         let stdin = stdin.ok_or("the handler has no input")?;
         let (out, said, log) = match (program.bridge, channel) {
@@ -109,10 +152,12 @@ impl Worker {
             out: Outgoing::new(out),
             capabilities: OnceLock::new(),
             retired: AtomicBool::new(false),
-            routes: Mutex::default(),
+            routes: Mutex::new(Routes { quiet_since: Some(Instant::now()), ..Routes::default() }),
             stderr: Mutex::new(Tail::new(Tail::USUAL)),
             broken: OnceLock::new(),
             ready: watch::Sender::new(false),
+            pulse: Pulse::new(),
+            changed,
         });
         tasks.spawn(worker.clone().own(said, log, stderr));
         Ok(worker)
@@ -128,6 +173,46 @@ impl Worker {
 
     pub fn takes_turns(&self) -> bool {
         !self.retired.load(Ordering::Acquire) && self.is_alive()
+    }
+
+    /// Whether it can take one more turn now. One that has turns, or was asked before and did not answer, is asked.
+    pub async fn answers(&self) -> bool {
+        if self.pulse.is_calm() && self.routes().turns.is_empty() {
+            return true;
+        }
+        let ping = self.pulse.ask();
+        if ping.is_new && self.out.send(lines::write(&ToHandler::Ping { n: ping.n })).is_err() {
+            return false;
+        }
+        self.pulse.is_answered(ping).await
+    }
+
+    /// Takes it for one turn alone, if it has none.
+    pub fn reserve(&self) -> bool {
+        let mut routes = self.routes();
+        let is_free = routes.turns.is_empty() && !routes.reserved && routes.ended.is_none() && !routes.closed;
+        routes.reserved |= is_free;
+        is_free
+    }
+
+    /// How long it has had no turns; `None` while it has some.
+    pub fn quiet_for(&self) -> Option<Duration> {
+        let routes = self.routes();
+        if routes.reserved { None } else { routes.quiet_since.map(|since| since.elapsed()) }
+    }
+
+    /// Ends it if it has no turns; `false` if it has.
+    pub fn end_if_quiet(&self, grace: Duration) -> bool {
+        let mut routes = self.routes();
+        if routes.reserved || !routes.turns.is_empty() {
+            // It ends with its last turn.
+            drop(routes);
+            return false;
+        }
+        routes.closed = true;
+        drop(routes);
+        self.stop(grace);
+        true
     }
 
     pub fn kill(&self) {
@@ -146,19 +231,29 @@ impl Worker {
 
     /// Runs one turn. Dropped before it returns, the turn is abandoned: the process gets no new turns and ends as soon
     /// as it has no other.
-    pub async fn run(self: &Arc<Self>, turn: &Turn, sink: Sink, cancel: &Cancel) -> Result<Reply, Failure> {
+    ///
+    /// # Errors
+    /// [`NotTaken`] when it is being ended, and the turn was not begun.
+    pub async fn run(
+        self: &Arc<Self>,
+        turn: &Turn,
+        sink: Sink,
+        cancel: &Cancel,
+    ) -> Result<Result<Reply, Failure>, NotTaken> {
         let id = turn.id.as_str().to_owned();
         let (end, ended) = oneshot::channel();
-        if let Err(exit) = self.add_route(id.clone(), Route { sink, end }) {
-            return Err(self.exit_fault(&exit).into());
+        match self.add_route(id.clone(), Route { sink, end }) {
+            Added::Yes => {}
+            Added::Closed => return Err(NotTaken),
+            Added::Ended(exit) => return Ok(Err(self.exit_fault(&exit).into())),
         }
         let mut held = Held { worker: self, id, over: false };
         if let Err(problem) = self.out.send(lines::turn(turn)) {
             held.over = problem == NotSent::Full;
             if problem == NotSent::Full {
-                self.routes().turns.remove(&held.id);
+                self.routes().remove(&held.id);
                 let text = "the handler does not read its input";
-                return Err(Fault::new(FaultCode::HandlerUnavailable, text).into());
+                return Ok(Err(Fault::new(FaultCode::HandlerUnavailable, text).into()));
             }
             // A process that closed its input is ending; how it ends is the better answer.
         }
@@ -172,7 +267,7 @@ impl Worker {
             }
         };
         held.over = true;
-        end.unwrap_or_else(|_| Err(Fault::new(FaultCode::Internal, "internal error").into()))
+        Ok(end.unwrap_or_else(|_| Err(Fault::new(FaultCode::Internal, "internal error").into())))
     }
 
     /// A process that cannot cancel a turn is ended instead; its exit ends the turn.
@@ -185,13 +280,18 @@ impl Worker {
         }
     }
 
-    fn add_route(&self, id: String, route: Route) -> Result<(), Exit> {
+    fn add_route(&self, id: String, route: Route) -> Added {
         let mut routes = self.routes();
+        routes.reserved = false;
         if let Some(exit) = &routes.ended {
-            return Err(exit.clone());
+            return Added::Ended(exit.clone());
+        }
+        if routes.closed {
+            return Added::Closed;
         }
         routes.turns.insert(id, route);
-        Ok(())
+        routes.quiet_since = None;
+        Added::Yes
     }
 
     /// The task of this process: reads what it says until it ends, then ends its turns.
@@ -271,7 +371,10 @@ impl Worker {
                 let _ = self.capabilities.set(known);
                 self.ready.send_replace(true);
             }
-            Said::Pong => {}
+            Said::Pong { n } => {
+                self.pulse.answer(n);
+                self.changed.notify_waiters();
+            }
             Said::Event { turn, event } => {
                 let sink = self.routes().turns.get(&turn).map(|route| route.sink.clone());
                 match sink {
@@ -281,7 +384,7 @@ impl Worker {
                 }
             }
             Said::Ended { turn, end } => {
-                let route = self.routes().turns.remove(&turn);
+                let route = self.routes().remove(&turn);
                 match route {
                     Some(route) => drop(route.end.send(end)),
                     None => tracing::warn!(target: "handler", turn, "a second end came for a turn and was dropped"),
@@ -310,6 +413,7 @@ impl Worker {
             routes.ended = Some(exit.clone());
             std::mem::take(&mut routes.turns)
         };
+        self.changed.notify_waiters();
         // Nobody gets `ready` any more: whoever waits for it looks at how the process ended.
         self.ready.send_modify(|_| {});
         for route in turns.into_values() {
@@ -371,7 +475,7 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if !self.over {
-            self.worker.routes().turns.remove(&self.id);
+            self.worker.routes().remove(&self.id);
             self.worker.retired.store(true, Ordering::Release);
             self.worker.end_if_unused();
         }
@@ -382,45 +486,5 @@ impl Drop for Held<'_> {
 async fn feed(mut stdin: pipe::Sender, source: &str) {
     if let Err(error) = stdin.write_all(source.as_bytes()).await {
         tracing::debug!(target: "handler", %error, "the interpreter did not read its bridge");
-    }
-}
-
-/// Reads a stream that is only log, in lines, and shows every byte to `note`.
-async fn log_lines(mut stream: impl AsyncRead + Unpin, name: &str, mut note: impl FnMut(&[u8])) {
-    const LONGEST: usize = 8192;
-    let mut chunk = [0_u8; 8192];
-    let mut line = Vec::new();
-    loop {
-        let Ok(read) = stream.read(&mut chunk).await else { return };
-        if read == 0 {
-            break;
-        }
-        note(&chunk[..read]);
-        for piece in chunk[..read].split_inclusive(|byte| *byte == b'\n') {
-            let (text, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
-            let room = LONGEST.saturating_sub(line.len());
-            line.extend_from_slice(&text[..text.len().min(room)]);
-            if ends {
-                log_line(name, &line, line.len() == LONGEST);
-                line.clear();
-            }
-        }
-    }
-    if !line.is_empty() {
-        log_line(name, &line, false);
-    }
-}
-
-fn log_line(stream: &str, text: &[u8], cut: bool) {
-    let more = if cut { " [cut]" } else { "" };
-    tracing::info!(target: "handler", stream, "{}{more}", String::from_utf8_lossy(text).trim_end());
-}
-
-fn log_text(level: tracing::Level, text: &str) {
-    match level {
-        tracing::Level::DEBUG => tracing::debug!(target: "handler", "{text}"),
-        tracing::Level::WARN => tracing::warn!(target: "handler", "{text}"),
-        tracing::Level::ERROR => tracing::error!(target: "handler", "{text}"),
-        _ => tracing::info!(target: "handler", "{text}"),
     }
 }

@@ -1,0 +1,241 @@
+//! Which process runs which turn.
+//!
+//! Owns the processes of a handler and the rules: one that takes several turns at once is shared, and another is started
+//! for those that it is too blocked to take; one that does not gets one turn at a time; or every session has its own.
+
+use super::worker::Worker;
+use super::{Isolation, Program, StdioOptions};
+use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
+use crate::model::{Fault, FaultCode, SessionId};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, OnceCell};
+use tokio_util::task::TaskTracker;
+
+/// A process beyond the first that had nothing to do for this long is ended.
+const SURPLUS_QUIET: Duration = Duration::from_mins(1);
+
+/// The processes of one handler.
+pub struct Pool {
+    program: Program,
+    options: StdioOptions,
+    /// Whether the handler takes several turns at once; known when its first process was ready.
+    concurrent: OnceCell<bool>,
+    /// One process is started at a time: whoever waits for the same start finds it done.
+    starting: tokio::sync::Mutex<()>,
+    processes: Arc<Mutex<Processes>>,
+    /// A process may have become able to take a turn, or has ended.
+    changed: Arc<Notify>,
+    tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Processes {
+    /// In the order of their start; the first that can take a turn gets it.
+    shared: Vec<Arc<Worker>>,
+    by_session: HashMap<SessionId, Arc<Worker>>,
+    /// Every process that may still live, to be ended with the server.
+    all: Vec<Arc<Worker>>,
+    stopped: bool,
+}
+
+impl Pool {
+    pub fn new(program: Program, options: StdioOptions, tasks: TaskTracker) -> Self {
+        Self {
+            program,
+            options,
+            concurrent: OnceCell::new(),
+            starting: tokio::sync::Mutex::new(()),
+            processes: Arc::default(),
+            changed: Arc::default(),
+            tasks,
+        }
+    }
+
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Starts the first process if none was ever ready: it tells whether the handler takes several turns at once.
+    pub async fn is_concurrent(&self) -> Result<bool, Fault> {
+        let first = async {
+            let worker = self.launch().await?;
+            let concurrent = worker.is_concurrent();
+            self.processes().shared.push(worker);
+            Ok(concurrent)
+        };
+        self.concurrent.get_or_try_init(|| first).await.copied()
+    }
+
+    /// Runs a turn in a process that can take it.
+    pub async fn run(&self, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Result<Reply, Failure> {
+        loop {
+            let worker = tokio::select! {
+                worker = self.worker_for(turn) => worker?,
+                () = cancel.fired() => {
+                    return Err(Fault::new(FaultCode::HandlerFailed, "cancelled before it began").into());
+                }
+            };
+            let result = worker.run(turn, sink.clone(), cancel).await;
+            self.changed.notify_waiters();
+            // One that was ended between being chosen and being asked takes nothing: another has to.
+            if let Ok(reply) = result {
+                return reply;
+            }
+        }
+    }
+
+    async fn worker_for(&self, turn: &Turn) -> Result<Arc<Worker>, Fault> {
+        let concurrent = self.is_concurrent().await?;
+        match self.options.isolation {
+            Isolation::Session => self.of_session(&turn.session).await,
+            Isolation::Shared => self.any(concurrent).await,
+        }
+    }
+
+    /// A process that can take a turn now; a new one if none can and there is room; else the first that can again.
+    async fn any(&self, concurrent: bool) -> Result<Arc<Worker>, Fault> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let workers = {
+                let mut processes = self.processes();
+                processes.shared.retain(|worker| worker.takes_turns());
+                processes.shared.clone()
+            };
+            for worker in &workers {
+                let takes = if concurrent { worker.answers().await } else { worker.reserve() };
+                if takes {
+                    return Ok(worker.clone());
+                }
+            }
+            // Held while a process starts, which is bounded by the start timeout; a cancelled turn stops waiting.
+            let starting = self.starting.lock().await;
+            let is_new = |worker: &Arc<Worker>| !workers.iter().any(|known| Arc::ptr_eq(known, worker));
+            if self.processes().shared.iter().any(is_new) {
+                // Somebody else has started one meanwhile.
+                continue;
+            }
+            if workers.len() < self.options.processes.max(1) {
+                let worker = self.launch().await?;
+                if !concurrent {
+                    worker.reserve();
+                }
+                self.processes().shared.push(worker.clone());
+                if concurrent && !workers.is_empty() {
+                    tracing::info!(target: "handler", "the handler is blocked; another process takes new turns");
+                    self.watch_surplus(worker.clone());
+                }
+                return Ok(worker);
+            }
+            drop(starting);
+            changed.await;
+        }
+    }
+
+    /// The session's own process.
+    async fn of_session(&self, session: &SessionId) -> Result<Arc<Worker>, Fault> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let starting = self.starting.lock().await;
+            let (own, spare, live) = {
+                let mut processes = self.processes();
+                processes.by_session.retain(|_, worker| worker.takes_turns());
+                let own = processes.by_session.get(session).cloned();
+                // The one that was started ahead belongs to nobody yet.
+                let spare = if own.is_none() { processes.shared.pop() } else { None };
+                (own, spare, processes.by_session.len())
+            };
+            if let Some(worker) = own {
+                return Ok(worker);
+            }
+            let worker = match spare.filter(|worker| worker.takes_turns()) {
+                Some(worker) => worker,
+                None if live < self.options.sessions.max(1) || self.end_quietest() => self.launch().await?,
+                None => {
+                    drop(starting);
+                    changed.await;
+                    continue;
+                }
+            };
+            self.processes().by_session.insert(session.clone(), worker.clone());
+            return Ok(worker);
+        }
+    }
+
+    /// Ends the process whose session has been quiet for longest; `false` if none is.
+    fn end_quietest(&self) -> bool {
+        let mut processes = self.processes();
+        let quiet = processes.by_session.iter().filter_map(|(id, worker)| Some((worker.quiet_for()?, id.clone())));
+        let Some((_, id)) = quiet.max_by_key(|(quiet, _)| *quiet) else { return false };
+        let worker = processes.by_session.remove(&id);
+        drop(processes);
+        worker.is_some_and(|worker| worker.end_if_quiet(self.options.stop_grace))
+    }
+
+    /// The session is gone for good: its process is of no more use.
+    pub fn session_ended(&self, session: &SessionId) {
+        let worker = self.processes().by_session.remove(session);
+        if let Some(worker) = worker {
+            worker.end_if_quiet(self.options.stop_grace);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Ends a process once it has had nothing to do for a while and others are there.
+    fn watch_surplus(&self, worker: Arc<Worker>) {
+        let (processes, grace) = (self.processes.clone(), self.options.stop_grace);
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = worker.gone() => return,
+                    () = tokio::time::sleep(SURPLUS_QUIET / 2) => {}
+                }
+                if worker.quiet_for().is_some_and(|quiet| quiet >= SURPLUS_QUIET) {
+                    let mut processes = processes.lock().unwrap_or_else(PoisonError::into_inner);
+                    if processes.shared.len() > 1 && worker.end_if_quiet(grace) {
+                        processes.shared.retain(|other| !Arc::ptr_eq(other, &worker));
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    async fn launch(&self) -> Result<Arc<Worker>, Fault> {
+        let worker = Worker::start(&self.program, &self.options, self.changed.clone(), &self.tasks).await?;
+        let mut processes = self.processes();
+        processes.all.retain(|worker| worker.is_alive());
+        if processes.stopped {
+            worker.kill();
+            return Err(Fault::new(FaultCode::Draining, "shutting down"));
+        }
+        processes.all.push(worker.clone());
+        Ok(worker)
+    }
+
+    /// Ends every process, and waits for their trees.
+    pub async fn stop(&self, grace: Duration) {
+        let all = {
+            let mut processes = self.processes();
+            processes.stopped = true;
+            processes.shared.clear();
+            processes.by_session.clear();
+            std::mem::take(&mut processes.all)
+        };
+        for worker in &all {
+            worker.stop(grace);
+        }
+        for worker in &all {
+            worker.gone().await;
+        }
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Processes> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
