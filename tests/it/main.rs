@@ -16,6 +16,7 @@ mod cancels;
 mod command_line;
 mod commands;
 mod dari;
+mod downloads;
 mod liveness;
 mod malformed;
 mod misbehaviour;

@@ -62,7 +62,7 @@ fn plain_metadata() -> Value {
     json!({"error_name": "Error", "code": "handler_failed", "retryable": false})
 }
 
-fn seconds(results: &Value, step: &str) -> f64 {
+pub fn seconds(results: &Value, step: &str) -> f64 {
     results["seconds"][step].as_f64().unwrap_or_else(|| panic!("no time of {step:?}: {results}"))
 }
 

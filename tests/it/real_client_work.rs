@@ -1,6 +1,6 @@
 //! What the real RuntimeUse client sees of commands, downloads and artifacts. The programs are in `clients/`.
 
-use crate::real_client::{play, text, ws};
+use crate::real_client::{play, seconds, text, ws};
 use crate::support::Server;
 use crate::support::files::FileServer;
 use serde_json::{Value, json};
@@ -80,4 +80,71 @@ async fn files_in_and_out() {
     assert_eq!(results["session asked"], json!([format!("{folder}/d/one")]));
     assert_eq!(results["all asked"], json!([format!("{folder}/d/late"), format!("{folder}/d/one")]));
     assert_eq!((body("d/one").as_str(), body("d/late").as_str()), ("1\n", "late"));
+}
+
+#[tokio::test]
+async fn numbered_behaviours() {
+    let server = Server::start(&["--agent", "echo", "--command-quiet", "700ms"]);
+    let files = FileServer::start().await;
+    files.add("fetched.txt", "fetched");
+    files.add("fetched.txt-elsewhere", "fetched");
+    files.add("bundle.zip", zip("inner", "unpacked"));
+    files.add("attack.zip", zip("../outside", "attack"));
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap().display().to_string();
+    let results =
+        play("behaviours.py", &[ws(&server), files.url("").trim_end_matches('/').to_owned(), folder.clone()]).await;
+    let is = |step: &str, expected: Value| assert_eq!(results[step], expected, "{step}");
+    is("P4 stdin is empty", json!([0, "done\n"]));
+    is("exit code of the shell", json!([3, null]));
+    is("a signal", json!([-1, null]));
+    is("not found", json!([127, null]));
+    assert_eq!(results["P7 a server is spared"][0], 0);
+    is("P7 and lives", json!([0, null]));
+    is("P6 an open pipe", json!([0, "held\n"]));
+    assert!(seconds(&results, "P6 an open pipe") < 10.0);
+    assert_eq!((&results["O1 any size"][0], &results["O1 streamed"]), (&json!(0), &json!(5_000_000)));
+    assert!(results["O1 any size"][1].as_u64().unwrap() > 900_000);
+    assert!(results["O3 longest frame"].as_u64().unwrap() <= 65_536);
+    is("characters", json!([0, "grüße"]));
+    is("P1 a stubborn tree", json!({"raised": "CancelledException", "shown": "Command execution was cancelled"}));
+    assert!(seconds(&results, "P1 a stubborn tree") < 5.0);
+    is("after it", json!([0, "works\n"]));
+    is("X1 split", json!([0, "[REDACTED] and the rest"]));
+    is("X1 heard", json!("[REDACTED] and the rest"));
+    is("X2 overlap", json!([0, "[REDACTED]\n"]));
+    is("X3 words", json!([0, "[REDACTED] [REDACTED]\n"]));
+    is("X4 keys", json!({"structured_output": {"[REDACTED]": ["[REDACTED]"]}, "metadata": {}}));
+    is("X5 another list", json!([0, "s3cr3t-value\n"]));
+    is("A4 same name", json!([0, null]));
+    is("A4 asked", json!(["x/same", "y/deep/er", "y/same"]));
+    is("A1 asked", json!(["x/same"]));
+    is("nothing asked", json!([]));
+    is("A7 asked once", json!(["z/retried"]));
+    is("16.5 asked", json!(["x/new", "x/same", "y/deep/er", "y/same"]));
+    let uploads = files.uploads();
+    let bodies = |path: &str| {
+        let found =
+            uploads.iter().filter(|(name, _)| name == path).map(|(_, body)| String::from_utf8_lossy(body).into_owned());
+        found.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        bodies("x/same"),
+        ["1\n", "1\n4\n", "1\n4\n"],
+        "each version once, and once more for the second session"
+    );
+    assert_eq!(bodies("z/retried").len(), 3, "two failures and a success");
+    for treatment in ["files", "slow", "twice", "nolength", "redirect"] {
+        is(&format!("download {treatment}"), json!("fetched"));
+    }
+    assert_eq!(results["download forbidden"]["error"], "Download failed: 403 Forbidden");
+    let cut = results["download cut"]["error"].as_str().unwrap();
+    assert!(cut.starts_with("Download failed: fetched.txt from 127.0.0.1: "), "{cut}");
+    is("download then zip", json!("unpacked"));
+    let attack = results["download an attack"]["error"].as_str().unwrap();
+    assert!(attack.contains("member \"../outside\""), "{attack}");
+    assert!(!std::path::Path::new(&folder).join("outside").exists());
+    let late =
+        results["client_log"].as_array().unwrap().iter().filter(|line| line.as_str().unwrap().contains("nknown"));
+    assert_eq!(late.count(), 0, "the client understood every message: {}", results["client_log"]);
 }
