@@ -98,8 +98,8 @@ async fn a_cancel_does_not_wait_for_a_download() {
                          "pre_execution_downloadables": [{"download_url": files.url("silent/half"),
                                                           "working_dir": folder.path()}]});
     client.send(&message).await;
-    let begun = || (std::fs::read_dir(folder.path()).unwrap().count() == 1).then_some(());
-    crate::support::eventually("the beginning of the download", begun).await;
+    let half_there = || (std::fs::read_dir(folder.path()).unwrap().count() == 1).then_some(());
+    crate::support::eventually("the beginning of the download", half_there).await;
     let began = Instant::now();
     client.send(&json!({"message_type": "cancel_message"})).await;
     assert_eq!(client.terminal().await["error"], "Request cancelled");
