@@ -69,6 +69,8 @@ pub struct ApiLimits {
 /// How many things one RuntimeUse request may name; one with more is refused.
 #[derive(Debug, Clone)]
 pub struct RequestLimits {
+    /// Levels of objects and arrays in each other; at most 128.
+    pub nesting: usize,
     /// Commands in one list.
     pub commands: usize,
     /// Files to download.
@@ -81,7 +83,7 @@ pub struct RequestLimits {
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self { commands: 1000, downloads: 1000, directories: 100, secrets: 1000 }
+        Self { nesting: 128, commands: 1000, downloads: 1000, directories: 100, secrets: 1000 }
     }
 }
 

@@ -43,6 +43,9 @@ pub struct WorkFlags {
     /// How long the end of a request waits for its files in all
     #[arg(long, env = "TURNHOST_ARTIFACT_TIMEOUT", default_value = "60s", value_name = "TIME")]
     artifact_timeout: String,
+    /// Levels that objects and arrays of a RuntimeUse message may have, at most 128
+    #[arg(long, env = "TURNHOST_MAX_NESTING", default_value = "128", value_name = "N")]
+    max_nesting: String,
     /// Commands that one list of a RuntimeUse request may have
     #[arg(long, env = "TURNHOST_MAX_COMMANDS", default_value = "1000", value_name = "N")]
     max_commands: String,
@@ -61,6 +64,7 @@ impl WorkFlags {
     /// How many things one request may name.
     pub fn request_limits(&self) -> Result<RequestLimits, ConfigError> {
         Ok(RequestLimits {
+            nesting: number("--max-nesting", &self.max_nesting)?,
             commands: number("--max-commands", &self.max_commands)?,
             downloads: number("--max-downloads", &self.max_downloads)?,
             directories: number("--max-directories", &self.max_directories)?,

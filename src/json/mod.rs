@@ -32,9 +32,9 @@ pub enum NotJson {
         /// The number of bytes before the first wrong one.
         at: usize,
     },
-    /// More than [`MAX_DEPTH`] levels.
-    #[error("nested deeper than {MAX_DEPTH} levels")]
-    Depth,
+    /// More levels than this.
+    #[error("nested deeper than {0} levels")]
+    Depth(usize),
     /// Cut off, followed by something else, or not JSON at all.
     #[error("syntax error at line {line}, column {column}")]
     Syntax {
@@ -48,14 +48,20 @@ pub enum NotJson {
 /// Checks that the bytes are exactly one JSON value in UTF-8, of at most [`MAX_DEPTH`] levels, and returns its text
 /// without the white space around it. A byte order mark is skipped.
 pub fn check(bytes: &[u8]) -> Result<&str, NotJson> {
+    check_within(bytes, MAX_DEPTH)
+}
+
+/// As [`check`], with another limit on the levels; one above [`MAX_DEPTH`] counts as that.
+pub fn check_within(bytes: &[u8], levels: usize) -> Result<&str, NotJson> {
+    let levels = levels.min(MAX_DEPTH);
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| NotJson::Utf8 { at: error.valid_up_to() })?;
     if text.trim_ascii().is_empty() {
         return Err(NotJson::Empty);
     }
     // Before the syntax, whose check takes memory for every level.
-    if is_deeper(text.as_bytes(), MAX_DEPTH) {
-        return Err(NotJson::Depth);
+    if is_deeper(text.as_bytes(), levels) {
+        return Err(NotJson::Depth(levels));
     }
     match serde_json::from_str::<&RawValue>(text) {
         Ok(raw) => Ok(raw.get()),

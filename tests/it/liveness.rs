@@ -167,6 +167,19 @@ async fn every_session_has_its_own_process_if_asked() {
 }
 
 #[tokio::test]
+async fn a_connection_lost_in_the_middle_of_a_turn_leaves_no_process() {
+    let module = module("handler.mjs");
+    let server = start(&module, &["--handler-isolation", "session"]);
+    let mut client = server.connect("/").await;
+    let (pid, _) = ask(&mut client, "hi").await;
+    client.query("wait 60000").await;
+    client.said().await;
+    drop(client);
+    eventually("the end of its process", || proc::all().iter().all(|p| p.pid != pid).then_some(())).await;
+    server.idle().await;
+}
+
+#[tokio::test]
 async fn an_idle_connection_costs_no_process() {
     let module = module("handler.mjs");
     let server = start(&module, &["--handler-isolation", "session"]);

@@ -76,7 +76,8 @@ pub struct Refusal {
 /// Reads one message.
 pub fn read(text: &str, limits: &RequestLimits) -> Result<Incoming, Refusal> {
     let plain = |text: String| Refusal { text, field: None, request_id: None, is_request: false };
-    let checked = json::check(text.as_bytes()).map_err(|error| plain(format!("Invalid JSON: {error}")))?;
+    let checked =
+        json::check_within(text.as_bytes(), limits.nesting).map_err(|error| plain(format!("Invalid JSON: {error}")))?;
     let fields = match json::value(checked) {
         Value::Object(fields) => fields,
         other => {

@@ -181,7 +181,7 @@ impl Pool {
     pub fn session_ended(&self, session: &SessionId) {
         let worker = self.processes().by_session.remove(session);
         if let Some(worker) = worker {
-            worker.end_if_quiet(self.options.stop_grace);
+            worker.retire(self.options.stop_grace);
             self.changed.notify_waiters();
         }
     }

@@ -205,14 +205,20 @@ impl Worker {
     pub fn end_if_quiet(&self, grace: Duration) -> bool {
         let mut routes = self.routes();
         if routes.reserved || !routes.turns.is_empty() {
-            // It ends with its last turn.
-            drop(routes);
             return false;
         }
         routes.closed = true;
         drop(routes);
         self.stop(grace);
         true
+    }
+
+    /// Gives it no more turns; it ends now, or with its last one.
+    pub fn retire(&self, grace: Duration) {
+        if !self.end_if_quiet(grace) {
+            self.retired.store(true, Ordering::Release);
+            self.end_if_unused();
+        }
     }
 
     pub fn kill(&self) {

@@ -57,9 +57,9 @@ fn depth() {
     assert!(check(nested(126).as_bytes()).is_ok());
     let flat = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
     assert!(check(flat(MAX_DEPTH).as_bytes()).is_ok());
-    assert_eq!(check(flat(MAX_DEPTH + 1).as_bytes()), Err(NotJson::Depth));
-    assert_eq!(check(nested(128).as_bytes()), Err(NotJson::Depth));
-    assert_eq!(check("[".repeat(10_000_000).as_bytes()), Err(NotJson::Depth));
+    assert_eq!(check(flat(MAX_DEPTH + 1).as_bytes()), Err(NotJson::Depth(MAX_DEPTH)));
+    assert_eq!(check(nested(128).as_bytes()), Err(NotJson::Depth(MAX_DEPTH)));
+    assert_eq!(check("[".repeat(10_000_000).as_bytes()), Err(NotJson::Depth(MAX_DEPTH)));
     // Side by side is not deep, nor is what strings hold.
     assert!(check(format!("[{}[]]", "[],".repeat(1000)).as_bytes()).is_ok());
     assert!(check(format!("\"\\\"{}\"", "[{".repeat(1000)).as_bytes()).is_ok());
