@@ -116,4 +116,14 @@ mod tests {
     fn message() {
         replay("message", super::message);
     }
+
+    #[test]
+    fn unpack() {
+        replay("unpack", super::unpack);
+    }
+
+    #[test]
+    fn ignore() {
+        replay("ignore", super::ignore);
+    }
 }
