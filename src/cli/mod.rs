@@ -4,6 +4,7 @@
 
 mod agent;
 mod demo;
+mod memory;
 mod run;
 mod schema;
 mod serve;
@@ -30,6 +31,7 @@ const INTERRUPTED: u8 = 130;
 /// Parses the arguments and does what they say.
 #[must_use]
 pub fn main() -> ExitCode {
+    memory::settle();
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
         Err(error) => {

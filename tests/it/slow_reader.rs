@@ -108,6 +108,24 @@ async fn a_client_that_stops_reading_costs_little_and_loses_nothing() {
     eventually("the file's end", || (in_spill_files(&server) == 0).then_some(())).await;
 }
 
+/// Large messages cost no more than many small ones.
+#[tokio::test]
+async fn the_size_of_messages_does_not_matter() {
+    for (count, size) in [(20_000, 5_000), (1_000, 100_000), (100, 1_000_000)] {
+        let server = Server::start(&["--agent", "echo", "--heartbeat", "10m"]);
+        let mut client = RawWs::connect(server.address(), "/").await;
+        let idle = proc::private_kib(server.pid());
+        let watch = Watch::start(server.pid());
+        client.send(&stream(count, size)).await;
+        assert!(client.text().await.contains("message 1"));
+        server.idle().await;
+        read_on(&mut client, 2, count).await;
+        let grown = watch.most_kib().saturating_sub(idle);
+        println!("{count} messages of {size} bytes: {grown} KiB over idle");
+        assert!(grown <= GROWTH_KIB, "{count} messages of {size} bytes: {grown} KiB over {idle} KiB");
+    }
+}
+
 #[tokio::test]
 async fn a_spill_file_that_is_full_holds_the_turn_back() {
     let server = Server::start(&["--agent", "echo", "--heartbeat", "10m", "--spill-max", "1MiB"]);
