@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("outbound", &[]),
     ("artifact", &["model", "redact", "outbound"]),
     ("store", &["model", "wire"]),
-    ("handler", &["model", "json", "redact", "wire", "process"]),
+    ("handler", &["model", "json", "redact", "wire", "process", "outbound"]),
     ("engine", &["model", "handler", "artifact", "process", "store", "redact", "telemetry", "outbound"]),
     ("api", &["model", "json", "redact", "wire", "engine", "artifact", "handler", "store"]),
     ("config", &["api", "engine", "artifact", "handler", "process", "redact", "telemetry"]),

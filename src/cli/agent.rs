@@ -5,6 +5,7 @@
 use crate::config::{Agent, AgentConfig, HandlerProgram, Language};
 use crate::handler::DynHandler;
 use crate::handler::echo::Echo;
+use crate::handler::openai::OpenAi;
 use crate::handler::stdio::{Bridge, Program, StdioHandler, StdioOptions};
 use crate::process::TOKEN_VARIABLE;
 use crate::redact::{Redactor, Secret};
@@ -13,7 +14,11 @@ use tokio_util::task::TaskTracker;
 
 /// The handler that the options ask for.
 pub fn handler(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler> {
-    let Agent::Program(program) = &config.agent else { return Arc::new(Echo) };
+    let program = match &config.agent {
+        Agent::Echo => return Arc::new(Echo),
+        Agent::OpenAi => return Arc::new(OpenAi::new(config.openai.clone(), tasks.clone())),
+        Agent::Program(program) => program,
+    };
     let name = |path: &std::path::Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
     let env = config.engine.work.environment.clone();
     let program = match program {

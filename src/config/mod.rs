@@ -2,6 +2,7 @@
 //!
 //! Owns every option's name, environment form and default. The only reader of the environment.
 
+mod openai;
 mod program;
 mod values;
 mod work;
@@ -10,6 +11,7 @@ pub use program::{HandlerProgram, Language};
 
 use crate::api::{ApiLimits, DariOptions, Protocol};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
+use crate::handler::openai::OpenAiOptions;
 use crate::handler::stdio::Isolation;
 use crate::process::Environment;
 use crate::redact::Secret;
@@ -118,6 +120,8 @@ pub struct AgentFlags {
     /// text or json
     #[arg(long, env = "TURNHOST_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     log_format: String,
+    #[command(flatten)]
+    openai: openai::OpenAiFlags,
 }
 
 /// The options of `serve`.
@@ -218,6 +222,8 @@ pub struct ConfigError(pub String);
 pub enum Agent {
     /// The built-in echo.
     Echo,
+    /// The built-in agent of OpenAI's models.
+    OpenAi,
     /// The user's own program, with the arguments that start it.
     Program(HandlerProgram),
 }
@@ -235,6 +241,8 @@ pub struct AgentConfig {
     pub handler_sessions: usize,
     /// How long a handler may take to load.
     pub handler_start_timeout: Duration,
+    /// Options of the built-in `openai` agent.
+    pub openai: OpenAiOptions,
     /// Limits of turns.
     pub engine: EngineOptions,
     /// The file named by `--system-prompt`.
@@ -379,8 +387,10 @@ impl AgentFlags {
             "json" => true,
             other => return Err(ConfigError(format!("invalid log format \"{other}\". Choose one of: text, json"))),
         };
+        let openai = self.openai.options(engine.work.environment.clone(), workspace.clone(), engine.stop_grace)?;
         Ok(AgentConfig {
             agent,
+            openai,
             handler_isolation,
             handler_processes,
             handler_sessions: number("--handler-sessions", &self.handler_sessions)?,
@@ -397,8 +407,9 @@ impl AgentFlags {
 fn built_in(name: &str) -> Result<Agent, ConfigError> {
     match name {
         "echo" => Ok(Agent::Echo),
+        "openai" => Ok(Agent::OpenAi),
         known if AGENTS.contains(&known) => Err(ConfigError(format!(
-            "the {known} agent is not part of this version of turnhost yet; use --agent echo or --handler PATH"
+            "the {known} agent is not part of this version of turnhost yet; use --agent echo, --agent openai or --handler PATH"
         ))),
         unknown => Err(ConfigError(format!("unknown agent \"{unknown}\". Choose one of: {}", AGENTS.join(", ")))),
     }

@@ -60,8 +60,14 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
     let (ended, artifact_failures) = if record.stop.is_pulled() {
         (Ended::Stopped(record.stop.reason(), None), Vec::new())
     } else {
-        let turn =
-            Turn { id: record.id.clone(), session: session.id.clone(), attempt, state, request: request.clone() };
+        let turn = Turn {
+            id: record.id.clone(),
+            session: session.id.clone(),
+            attempt,
+            state,
+            request: request.clone(),
+            inputs: record.inputs.clone(),
+        };
         drive(&Doing { engine, session, record: &record, funnel: &funnel, request: request.clone() }, turn).await
     };
     funnel.finish();

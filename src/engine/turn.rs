@@ -2,6 +2,7 @@
 //!
 //! Owns "exactly one outcome": it can be set once, and everybody who waits gets the same.
 
+use crate::handler::{InputRefused, Inputs};
 use crate::model::{CancelReason, Outcome, Repeat, SessionId, TurnId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +18,7 @@ pub struct TurnRecord {
     pub session: SessionId,
     pub(super) repeat: Repeat,
     pub(super) stop: Stop,
+    pub(super) inputs: Inputs,
     outcome: SetOnce<Arc<Outcome>>,
     delivered: AtomicBool,
     /// How many turns of the session had begun when this one ended; tells whether another began since.
@@ -31,6 +33,7 @@ impl TurnRecord {
             session,
             repeat,
             stop: Stop::default(),
+            inputs: Inputs::default(),
             outcome: SetOnce::new(),
             delivered: AtomicBool::new(false),
             begun_at_end: OnceLock::new(),
@@ -47,6 +50,14 @@ impl TurnRecord {
     #[must_use]
     pub fn ended(&self) -> Option<Arc<Outcome>> {
         self.outcome.get().cloned()
+    }
+
+    /// Passes another message of the user into the turn.
+    ///
+    /// # Errors
+    /// When its handler does not listen, or has not taken what was said before.
+    pub fn steer(&self, text: String) -> Result<(), InputRefused> {
+        if self.ended().is_some() { Err(InputRefused::Unheard) } else { self.inputs.push(text) }
     }
 
     /// Settles the turn. The first call decides; later ones change nothing.

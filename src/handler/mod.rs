@@ -3,11 +3,14 @@
 //! Owns the trait and its implementations. Knows nothing of sessions, protocols or stores: a handler gets one turn,
 //! says events, and returns one reply.
 
+mod agent_error;
 pub mod echo;
+pub mod openai;
+mod schema;
 mod sink;
 pub mod stdio;
 
-pub use sink::{Cancel, Listener, Room, Sink, TurnOver};
+pub use sink::{Cancel, InputRefused, Inputs, Listener, Room, Sink, TurnOver};
 
 use crate::model::{Answer, Fault, RawJson, SessionId, StateChange, TurnId, TurnRequest};
 use futures_util::future::BoxFuture;
@@ -27,6 +30,8 @@ pub struct Turn {
     pub state: Option<RawJson>,
     /// What was asked.
     pub request: Arc<TurnRequest>,
+    /// What the user says while the turn runs.
+    pub inputs: Inputs,
 }
 
 /// What a handler returns for a turn that did not fail.

@@ -1,6 +1,8 @@
 //! What others send and read: structs with serde and schemars, one file per protocol, and no behaviour.
 
+pub mod chat;
 pub mod dari;
 pub mod handler;
+pub mod openai;
 pub mod record;
 pub mod runtimeuse;

@@ -164,6 +164,7 @@ impl Reader<'_> {
                 }
                 Ok(())
             }
+            Ok(Incoming::Input { request_id, text }) => self.input(request_id.as_deref(), text).await,
             Ok(Incoming::EndSession) => {
                 self.ending.set(true);
                 self.cancel_if_nothing_is_watched();
@@ -173,6 +174,24 @@ impl Reader<'_> {
                 self.artifact_answer(&filepath, url, &content_type).await
             }
         }
+    }
+
+    /// A message into the request in flight. That it was taken shows in what the request says next.
+    async fn input(&self, request_id: Option<&str>, text: String) -> Result<(), Flooded> {
+        let taken = match &*self.in_flight.borrow() {
+            Some((turn, context)) if request_id.is_none() || request_id == context.extras.request_id.as_deref() => {
+                turn.steer(text).map_err(|refused| refused.to_string())
+            }
+            _ => Err("no such request is running".to_owned()),
+        };
+        let Err(problem) = taken else { return Ok(()) };
+        let refusal = Refusal {
+            text: format!("input_message: {problem}"),
+            field: None,
+            request_id: request_id.map(str::to_owned),
+            is_request: false,
+        };
+        self.refuse(&refusal).await
     }
 
     fn handout(&self) -> Option<Arc<Handout>> {

@@ -23,6 +23,8 @@ pub enum Incoming {
     Request(Box<Request>),
     /// Cancel the request in flight, or only the one named.
     Cancel { request_id: Option<String> },
+    /// Another message of the user into the request in flight.
+    Input { request_id: Option<String>, text: String },
     /// End the session after a drain.
     EndSession,
     /// Where an announced file is to be uploaded.
@@ -106,10 +108,15 @@ pub fn read(text: &str, limits: &RequestLimits) -> Result<Incoming, Refusal> {
             let request_id = fields.request_id().map_err(|wrong| refusal(wrong, false))?;
             Ok(Incoming::Cancel { request_id })
         }
+        "input_message" => input(&fields).map_err(|wrong| refusal(wrong, false)),
         "end_session_message" => Ok(Incoming::EndSession),
         "artifact_upload_response_message" => artifact_answer(&fields).map_err(|wrong| refusal(wrong, false)),
         _ => Err(named(None, "message_type", "unknown message type")),
     }
+}
+
+fn input(fields: &Fields<'_>) -> Result<Incoming, Wrong> {
+    Ok(Incoming::Input { request_id: fields.request_id()?, text: fields.required_string("text")? })
 }
 
 fn named(message: Option<&str>, field: &str, problem: &str) -> Refusal {

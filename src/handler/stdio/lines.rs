@@ -10,6 +10,25 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
+/// What a program can do besides one turn at a time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Capabilities {
+    /// It runs several turns at once, and answers pings.
+    pub concurrent: bool,
+    /// It can stop a turn.
+    pub cancel: bool,
+    /// It takes what the user says while a turn runs.
+    pub steer: bool,
+}
+
+impl Capabilities {
+    /// From the words of its first line.
+    pub fn of(words: &[String]) -> Self {
+        let has = |word: &str| words.iter().any(|one| one == word);
+        Self { concurrent: has("concurrent"), cancel: has("cancel"), steer: has("steer") }
+    }
+}
+
 /// A line, understood.
 pub enum Said {
     Ready {

@@ -4,7 +4,7 @@
 //! here reads what it says.
 
 use super::chatter::{log_line, log_lines, log_text};
-use super::lines::{self, Said};
+use super::lines::{self, Capabilities, Said};
 use super::outgoing::{NotSent, Outgoing};
 use super::pulse::Pulse;
 use super::{Program, StdioOptions};
@@ -46,12 +46,6 @@ pub struct Worker {
 /// The process is being ended for want of turns: another has to take this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotTaken;
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Capabilities {
-    concurrent: bool,
-    cancel: bool,
-}
 
 #[derive(Default)]
 struct Routes {
@@ -264,12 +258,21 @@ impl Worker {
             // A process that closed its input is ending; how it ends is the better answer.
         }
         tokio::pin!(ended);
-        let end = tokio::select! {
-            biased;
-            end = &mut ended => end,
-            () = cancel.fired() => {
-                self.ask_to_stop(&held.id);
-                ended.await
+        let steers = self.capabilities.get().is_some_and(|capabilities| capabilities.steer);
+        if steers {
+            turn.inputs.listen();
+        }
+        let end = loop {
+            tokio::select! {
+                biased;
+                end = &mut ended => break end,
+                () = cancel.fired() => {
+                    self.ask_to_stop(&held.id);
+                    break ended.await;
+                }
+                text = turn.inputs.next(), if steers => {
+                    let _ = self.out.send(lines::write(&ToHandler::Input { id: &held.id, text: &text }));
+                }
             }
         };
         held.over = true;
@@ -371,10 +374,8 @@ impl Worker {
     async fn take(&self, said: Said) {
         match said {
             Said::Ready { name, capabilities } => {
-                let has = |word: &str| capabilities.iter().any(|capability| capability == word);
-                let known = Capabilities { concurrent: has("concurrent"), cancel: has("cancel") };
                 tracing::info!(target: "handler", name = name.as_deref().unwrap_or("?"), ?capabilities, "handler ready");
-                let _ = self.capabilities.set(known);
+                let _ = self.capabilities.set(Capabilities::of(&capabilities));
                 self.ready.send_replace(true);
             }
             Said::Pong { n } => {

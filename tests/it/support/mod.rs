@@ -2,8 +2,10 @@
 //!
 //! Every wait has a deadline; nothing is waited for by sleeping a fixed time.
 
+pub mod agents;
 pub mod files;
 pub mod http;
+pub mod model;
 pub mod network;
 pub mod proc;
 pub mod programs;
