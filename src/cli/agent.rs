@@ -4,6 +4,7 @@
 
 use crate::config::{Agent, AgentConfig, HandlerProgram, Language};
 use crate::handler::DynHandler;
+use crate::handler::claude::Claude;
 use crate::handler::echo::Echo;
 use crate::handler::openai::OpenAi;
 use crate::handler::stdio::{Bridge, Program, StdioHandler, StdioOptions};
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 pub fn handler(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler> {
     let program = match &config.agent {
         Agent::Echo => return Arc::new(Echo),
+        Agent::Claude => return Arc::new(Claude::new(config.claude.clone(), tasks.clone())),
         Agent::OpenAi => return Arc::new(OpenAi::new(config.openai.clone(), tasks.clone())),
         Agent::Program(program) => program,
     };

@@ -2,6 +2,7 @@
 //!
 //! Owns every option's name, environment form and default. The only reader of the environment.
 
+mod claude;
 mod openai;
 mod program;
 mod values;
@@ -11,6 +12,7 @@ pub use program::{HandlerProgram, Language};
 
 use crate::api::{ApiLimits, DariOptions, Protocol};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
+use crate::handler::claude::ClaudeOptions;
 use crate::handler::openai::OpenAiOptions;
 use crate::handler::stdio::Isolation;
 use crate::process::Environment;
@@ -122,6 +124,8 @@ pub struct AgentFlags {
     log_format: String,
     #[command(flatten)]
     openai: openai::OpenAiFlags,
+    #[command(flatten)]
+    claude: claude::ClaudeFlags,
 }
 
 /// The options of `serve`.
@@ -224,6 +228,8 @@ pub enum Agent {
     Echo,
     /// The built-in agent of OpenAI's models.
     OpenAi,
+    /// Claude Code.
+    Claude,
     /// The user's own program, with the arguments that start it.
     Program(HandlerProgram),
 }
@@ -243,6 +249,8 @@ pub struct AgentConfig {
     pub handler_start_timeout: Duration,
     /// Options of the built-in `openai` agent.
     pub openai: OpenAiOptions,
+    /// Options of the built-in `claude` agent.
+    pub claude: ClaudeOptions,
     /// Limits of turns.
     pub engine: EngineOptions,
     /// The file named by `--system-prompt`.
@@ -388,9 +396,11 @@ impl AgentFlags {
             other => return Err(ConfigError(format!("invalid log format \"{other}\". Choose one of: text, json"))),
         };
         let openai = self.openai.options(engine.work.environment.clone(), workspace.clone(), engine.stop_grace)?;
+        let claude = self.claude.options(engine.work.environment.clone(), workspace.clone(), engine.stop_grace)?;
         Ok(AgentConfig {
             agent,
             openai,
+            claude,
             handler_isolation,
             handler_processes,
             handler_sessions: number("--handler-sessions", &self.handler_sessions)?,
@@ -408,8 +418,9 @@ fn built_in(name: &str) -> Result<Agent, ConfigError> {
     match name {
         "echo" => Ok(Agent::Echo),
         "openai" => Ok(Agent::OpenAi),
+        "claude" => Ok(Agent::Claude),
         known if AGENTS.contains(&known) => Err(ConfigError(format!(
-            "the {known} agent is not part of this version of turnhost yet; use --agent echo, --agent openai or --handler PATH"
+            "the {known} agent is not part of this version of turnhost yet; use --agent echo, openai or claude, or --handler PATH"
         ))),
         unknown => Err(ConfigError(format!("unknown agent \"{unknown}\". Choose one of: {}", AGENTS.join(", ")))),
     }

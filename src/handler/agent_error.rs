@@ -23,10 +23,14 @@ pub enum Category {
     UpstreamApiError,
     /// The request itself, or the model refuses it.
     InvalidRequest,
+    /// The agent's program could not be started, or ended on its own.
+    StartupCrash,
     /// More rounds than a turn may have.
     MaxTurns,
     /// A schema was given, and the answer does not fit it.
     StructuredOutputMissing,
+    /// The agent cut the turn, nobody asked it to.
+    Cancelled,
     /// It took too long.
     Timeout,
 }
@@ -42,8 +46,10 @@ impl Category {
             Self::Overloaded => "overloaded",
             Self::UpstreamApiError => "upstream_api_error",
             Self::InvalidRequest => "invalid_request",
+            Self::StartupCrash => "startup_crash",
             Self::MaxTurns => "max_turns",
             Self::StructuredOutputMissing => "structured_output_missing",
+            Self::Cancelled => "cancelled",
             Self::Timeout => "timeout",
         }
     }

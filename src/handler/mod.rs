@@ -4,6 +4,7 @@
 //! says events, and returns one reply.
 
 mod agent_error;
+pub mod claude;
 pub mod echo;
 pub mod openai;
 mod schema;

@@ -66,7 +66,7 @@ mod tree;
 
 pub use child::{Child, Exit};
 pub use environment::{Environment, TOKEN_VARIABLE};
-pub use launch::{Launch, Running, launch};
+pub use launch::{Launch, LaunchCause, LaunchError, Running, launch};
 pub use lines::{Limits, Line, LineReader};
 pub use reaper::become_subreaper;
 pub use shell::{ShellCommand, ShellCut, ShellEnd, ShellOutput, ShellStream, run_shell};

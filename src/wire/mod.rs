@@ -1,6 +1,7 @@
 //! What others send and read: structs with serde and schemars, one file per protocol, and no behaviour.
 
 pub mod chat;
+pub mod claude;
 pub mod dari;
 pub mod handler;
 pub mod openai;

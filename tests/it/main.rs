@@ -13,6 +13,7 @@ mod any_bytes;
 mod artifacts;
 mod bridges;
 mod cancels;
+mod claude;
 mod command_line;
 mod commands;
 mod dari;

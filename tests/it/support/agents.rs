@@ -1,9 +1,10 @@
 //! The built-in agents under test: a server whose agent calls the fake model, and turns through each way in.
 
 use super::model::Model;
-use super::{HttpAnswer, Server, WsClient};
+use super::{HttpAnswer, Server, WsClient, repository};
 use crate::real_client::{play, ws};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A turn as a RuntimeUse client saw it that wants events.
@@ -96,4 +97,15 @@ pub fn with_model<'a>(model: &'a Model, key: &'a str) -> impl FnOnce(&mut Comman
         command.env("OPENAI_BASE_URL", model.base()).env("OPENAI_API_KEY", key);
         command.env("ANTHROPIC_BASE_URL", model.root());
     }
+}
+
+/// The Claude CLI that `make agents` installs. Without it nothing is shown: a failure.
+pub fn claude_program() -> PathBuf {
+    installed("node_modules/@anthropic-ai/claude-code-linux-x64/claude")
+}
+
+fn installed(path: &str) -> PathBuf {
+    let program = repository(".cache/agents").join(path);
+    assert!(program.exists(), "{} is not there: run `make agents`", program.display());
+    program
 }

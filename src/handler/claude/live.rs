@@ -1,0 +1,173 @@
+//! One process of Claude Code.
+//!
+//! Owns its pipes: lines to it, lines from it, the last of what it says on standard error. What lines mean is the turn's
+//! business, and whose process it is the pool's. Dropped, it is stopped with everything it started.
+
+use super::Begin;
+use crate::handler::agent_error::{AgentError, Category};
+use crate::model::{Fault, ProcessEnd};
+use crate::process::{Child, Exit, Launch, LaunchCause, LaunchError, Limits, Line, LineReader, Running, Tail, launch};
+use bytes::Bytes;
+use serde::Serialize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::task::TaskTracker;
+
+/// Lines that wait for a turn which waits for its readers. Beyond it the program waits.
+const LINES: usize = 32;
+
+/// A program that does not read its input for so long is dead.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// How long a program may take to end by itself once its input has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A running program.
+pub struct Live {
+    child: Child,
+    stdin: pipe::Sender,
+    lines: mpsc::Receiver<Bytes>,
+    stderr: Arc<Mutex<Tail>>,
+    /// What it was started with.
+    pub begin: Begin,
+    /// The conversation, once it has told.
+    pub session: Option<String>,
+    /// Its version, once it has told.
+    pub version: Option<String>,
+    /// Whether it was told what holds for all its turns.
+    pub is_initialized: bool,
+    /// Names of variables that turns gave it. They cannot be taken back.
+    pub variables: Vec<String>,
+    /// The model that it was told.
+    pub model: Option<String>,
+    /// What it has cost so far.
+    pub cost: f64,
+    /// What it reads while it starts.
+    pub file: Option<tempfile::TempPath>,
+    /// One of the places that processes have.
+    pub place: Option<OwnedSemaphorePermit>,
+}
+
+/// It has ended, or does not hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+impl Live {
+    /// Starts one.
+    pub fn start(begin: Begin, asked: Launch, tasks: &TaskTracker) -> Result<Self, LaunchError> {
+        let program = asked.program.to_string_lossy().into_owned();
+        let Running { stdin, stdout, stderr, child, .. } = launch(asked, tasks)?;
+        let cause = || LaunchCause::Other("it has no input".to_owned());
+        let stdin = stdin.ok_or_else(|| LaunchError { program, cause: cause() })?;
+        let (to, lines) = mpsc::channel(LINES);
+        tasks.spawn(read(stdout, to));
+        let tail = Arc::new(Mutex::new(Tail::new(Tail::USUAL)));
+        tasks.spawn(listen(stderr, tail.clone()));
+        Ok(Self {
+            child,
+            stdin,
+            lines,
+            stderr: tail,
+            begin,
+            session: None,
+            version: None,
+            is_initialized: false,
+            variables: Vec::new(),
+            model: None,
+            cost: 0.0,
+            file: None,
+            place: None,
+        })
+    }
+
+    /// Sends a line.
+    pub async fn send(&mut self, line: &impl Serialize) -> Result<(), Gone> {
+        // Only strings, booleans and raw JSON are in there: writing them cannot fail.
+        let mut line = serde_json::to_vec(line).unwrap_or_default();
+        line.push(b'\n');
+        let sent = tokio::time::timeout(UNREAD, self.stdin.write_all(&line)).await;
+        if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(Gone) }
+    }
+
+    /// The next line; `None` once there is none any more. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        self.lines.recv().await
+    }
+
+    /// Throws away what it said since its last turn. False when it has ended.
+    pub fn is_quiet(&mut self) -> bool {
+        loop {
+            match self.lines.try_recv() {
+                Ok(_) => {}
+                Err(mpsc::error::TryRecvError::Empty) => return true,
+                Err(mpsc::error::TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Stops it and everything it started, and waits until nothing is left.
+    pub async fn stop(self, grace: Duration) {
+        self.child.stop(grace);
+        self.child.gone().await;
+    }
+
+    /// Lets it end by itself: what it has to write is written then.
+    pub async fn finish(self) {
+        let Self { child, stdin, mut lines, .. } = self;
+        drop(stdin);
+        let drained = async { while lines.recv().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_WORDS, async { tokio::join!(drained, child.exited()) }).await;
+    }
+
+    /// What a turn fails with whose program ended.
+    pub async fn crash(&self, phase: &str) -> Fault {
+        let exit = tokio::time::timeout(LAST_WORDS, self.child.exited()).await.unwrap_or(Exit::Lost);
+        let stderr_tail = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
+        let (how, exit_code, signal) = match &exit {
+            Exit::Code(code) => (format!("ended with exit code {code}"), Some(*code), None),
+            Exit::Signal(signal) => (format!("was ended by signal {signal}"), None, Some(*signal)),
+            Exit::NotStarted(error) => (format!("could not be started: {}", error.cause), None, None),
+            Exit::Lost => ("ended".to_owned(), None, None),
+        };
+        let error = AgentError::new(Category::StartupCrash, format!("the Claude CLI {how}"));
+        let mut error = error.with("phase", phase).with("stderr_tail", stderr_tail.clone());
+        // One that ran before may run again; one that did not start will not.
+        error.is_retryable = phase == "turn";
+        let mut fault = error.into_fault();
+        fault.process = Some(ProcessEnd { exit_code, signal, stderr_tail });
+        fault
+    }
+
+    /// Whether it said on standard error that it does not know the conversation.
+    pub fn says_unknown(&self) -> bool {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).text().contains("No conversation found")
+    }
+}
+
+async fn read(stdout: pipe::Receiver, to: mpsc::Sender<Bytes>) {
+    let mut lines = LineReader::new(stdout, Limits::default());
+    loop {
+        match lines.next().await {
+            Ok(Some(Line::Json(line))) => {
+                if to.send(line).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Some(Line::Log { text, .. })) => {
+                tracing::debug!(target: "claude", text = %String::from_utf8_lossy(&text), "a line that is no JSON");
+            }
+            Ok(Some(Line::TooLong)) => tracing::warn!(target: "claude", "a line was too long and was dropped"),
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+async fn listen(mut stderr: pipe::Receiver, tail: Arc<Mutex<Tail>>) {
+    let mut bytes = [0; 4096];
+    while let Ok(read @ 1..) = stderr.read(&mut bytes).await {
+        tail.lock().unwrap_or_else(PoisonError::into_inner).push(&bytes[..read]);
+    }
+}

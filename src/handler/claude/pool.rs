@@ -1,0 +1,213 @@
+//! Which process runs which turn.
+//!
+//! Owns the processes that wait: one for each session that had a turn lately, and one ahead of need. A process that runs a
+//! turn belongs to that turn.
+
+use super::find::{self, MISSING};
+use super::live::Live;
+use super::{Begin, ClaudeOptions, arguments, environment};
+use crate::handler::agent_error::{AgentError, Category};
+use crate::model::SessionId;
+use crate::process::{Launch, OnExit, StdinFrom};
+use crate::wire::claude::RequestOptions;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub struct Pool {
+    pub options: ClaudeOptions,
+    pub tasks: TaskTracker,
+    program: OnceLock<Option<PathBuf>>,
+    places: Arc<Semaphore>,
+    waiting: Mutex<Waiting>,
+    stopping: CancellationToken,
+}
+
+#[derive(Default)]
+struct Waiting {
+    sessions: HashMap<SessionId, Parked>,
+    spare: Option<Live>,
+}
+
+struct Parked {
+    live: Live,
+    since: Instant,
+}
+
+impl Pool {
+    pub fn new(options: ClaudeOptions, tasks: TaskTracker) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(options.processes)),
+            options,
+            tasks,
+            program: OnceLock::new(),
+            waiting: Mutex::default(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// The program, looked for once.
+    pub fn program(&self) -> Result<&Path, String> {
+        let found = self.program.get_or_init(|| match &self.options.program {
+            Some(named) => Some(named.clone()).filter(|file| find::is_program(file)),
+            None => find::find(&self.options.environment, &self.options.workspace),
+        });
+        match (found, &self.options.program) {
+            (Some(program), _) => Ok(program),
+            (None, Some(named)) => Err(format!("--claude-program: {} is not a program", named.display())),
+            (None, None) => Err(MISSING.to_owned()),
+        }
+    }
+
+    /// The process that a session has, if it can go on with what is asked.
+    pub fn kept(&self, session: &SessionId, fits: impl FnOnce(&Live) -> bool) -> Option<Live> {
+        let mut live = self.waiting().sessions.remove(session)?.live;
+        if live.is_quiet() && fits(&live) {
+            return Some(live);
+        }
+        self.finish(live);
+        None
+    }
+
+    /// A process for a session that has none: the spare, or a new one. Waits for a place. Cancel-safe.
+    pub async fn fresh(&self, begin: Begin) -> Result<Live, AgentError> {
+        let place = self.place().await;
+        let spare = if begin.is_plain() { self.waiting().spare.take() } else { None };
+        let mut live = match spare.and_then(|mut live| live.is_quiet().then_some(live)) {
+            Some(mut live) => {
+                live.begin = begin;
+                live
+            }
+            None => self.start(begin)?,
+        };
+        live.place = Some(place);
+        Ok(live)
+    }
+
+    async fn place(&self) -> OwnedSemaphorePermit {
+        loop {
+            if let Ok(place) = self.places.clone().try_acquire_owned() {
+                return place;
+            }
+            let oldest = {
+                let mut waiting = self.waiting();
+                let oldest = waiting.sessions.iter().min_by_key(|(_, parked)| parked.since).map(|(id, _)| id.clone());
+                oldest.and_then(|id| waiting.sessions.remove(&id))
+            };
+            let Some(Parked { mut live, .. }) = oldest else { break };
+            // Its place goes over; it ends by itself meanwhile.
+            let place = live.place.take();
+            self.finish(live);
+            if let Some(place) = place {
+                return place;
+            }
+        }
+        // Never closed, so this only waits.
+        match self.places.clone().acquire_owned().await {
+            Ok(place) => place,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn start(&self, begin: Begin) -> Result<Live, AgentError> {
+        let crash = |text: String| AgentError::new(Category::StartupCrash, text).with("phase", "start");
+        let program = self.program().map_err(crash)?;
+        let (args, file) = arguments(&self.options, &begin)?;
+        let launch = Launch {
+            program: program.into(),
+            args,
+            cwd: Some(self.options.workspace.clone()),
+            env: environment(&self.options, &begin),
+            stdin: StdinFrom::Pipe,
+            channel: false,
+            on_exit: OnExit::KillRest,
+            grace: self.options.stop_grace,
+        };
+        let mut live = Live::start(begin, launch, &self.tasks).map_err(|error| crash(error.to_string()))?;
+        live.file = file;
+        Ok(live)
+    }
+
+    /// Keeps a process for the next turn of its session.
+    pub fn keep(self: &Arc<Self>, session: &SessionId, live: Live) {
+        if self.stopping.is_cancelled() {
+            return;
+        }
+        let since = Instant::now();
+        let earlier = self.waiting().sessions.insert(session.clone(), Parked { live, since });
+        if let Some(earlier) = earlier {
+            self.finish(earlier.live);
+        }
+        let (pool, session) = (self.clone(), session.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = pool.stopping.cancelled() => {}
+                () = tokio::time::sleep(pool.options.keep) => {
+                    let mut waiting = pool.waiting();
+                    let is_same = waiting.sessions.get(&session).is_some_and(|parked| parked.since == since);
+                    let parked = if is_same { waiting.sessions.remove(&session) } else { None };
+                    drop(waiting);
+                    if let Some(parked) = parked {
+                        pool.finish(parked.live);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Lets a process end by itself, so that what it has of its conversation is written.
+    pub fn finish(&self, live: Live) {
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = live.finish() => {}
+            }
+        });
+    }
+
+    /// Starts the spare, if there is to be one and there is none.
+    pub fn replenish(&self) {
+        if !self.options.spare || self.stopping.is_cancelled() {
+            return;
+        }
+        let mut waiting = self.waiting();
+        if waiting.spare.as_mut().is_some_and(Live::is_quiet) {
+            return;
+        }
+        let begin = Begin {
+            resume: None,
+            system_prompt: None,
+            schema: None,
+            options: RequestOptions::default(),
+            environment: Vec::new(),
+        };
+        match self.start(begin) {
+            Ok(live) => waiting.spare = Some(live),
+            Err(error) => tracing::warn!(error = error.message, "no Claude CLI could be started ahead"),
+        }
+    }
+
+    pub fn session_ended(&self, session: &SessionId) {
+        let parked = self.waiting().sessions.remove(session);
+        if let Some(parked) = parked {
+            self.finish(parked.live);
+        }
+    }
+
+    pub async fn stop(&self, grace: Duration) {
+        self.stopping.cancel();
+        let Waiting { sessions, spare } = std::mem::take(&mut *self.waiting());
+        let all = sessions.into_values().map(|parked| parked.live).chain(spare);
+        futures_util::future::join_all(all.map(|live| live.stop(grace))).await;
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

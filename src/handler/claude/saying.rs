@@ -1,0 +1,262 @@
+//! What a turn says, from the lines of the program.
+//!
+//! Owns which line is which event, and which pieces of text were taken back: a call that is tried again begins anew, and the
+//! whole text of a block may come from another message than its pieces.
+
+use crate::handler::Sink;
+use crate::json;
+use crate::model::{BlockId, Event, RawJson};
+use crate::wire::claude::{ApiRetry, Block, BlockDelta, Init, LineHead, MessageLine, StreamEvent, StreamLine};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The tool by which an answer to a schema is given; nobody's business but ours.
+const OUTPUT_TOOL: &str = "StructuredOutput";
+
+/// What a turn has said so far.
+#[derive(Default)]
+pub struct Saying {
+    /// The message that is being streamed, and its block.
+    message: String,
+    index: u64,
+    /// Blocks of which pieces were said, and not yet the whole.
+    open: Vec<BlockId>,
+    /// Calls without a result, and their tools.
+    calls: HashMap<String, String>,
+    pub has_begun: bool,
+    /// Texts of the turn: an answer that was cut and continued is all of them.
+    pub texts: Vec<String>,
+    /// Whether the answer was cut at its limit and went on in another message.
+    pub is_continued: bool,
+    /// The error that stands for an answer.
+    pub api_error: Option<String>,
+    /// Its text.
+    pub error_text: Option<String>,
+    /// Whether the model has said anything yet.
+    pub is_answering: bool,
+}
+
+/// What a line means for the turn besides what it says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sign {
+    Nothing,
+    /// The program's version.
+    Version(String),
+    /// The key is not taken; the program would try it for minutes.
+    BadKey,
+}
+
+fn parse<'a, T: serde::Deserialize<'a> + Default>(line: &'a [u8]) -> T {
+    serde_json::from_slice(line).unwrap_or_default()
+}
+
+impl Saying {
+    /// Takes a line that is neither the end of a turn nor a request.
+    pub async fn take(&mut self, head: &LineHead, line: &[u8], sink: &Sink) -> Sign {
+        match (head.r#type.as_str(), head.subtype.as_deref()) {
+            ("stream_event", _) if head.parent_tool_use_id.is_none() => {
+                if let Ok(StreamLine { event }) = serde_json::from_slice(line) {
+                    self.stream(event, sink).await;
+                }
+            }
+            ("assistant" | "user", _) if head.parent_tool_use_id.is_some() => {
+                let detail = json!({"tool_use_id": head.parent_tool_use_id, "message": head.r#type});
+                progress(sink, "subagent", &detail).await;
+            }
+            ("assistant", _) => self.assistant(&parse(line), sink).await,
+            ("user", _) => self.user(&parse(line), sink).await,
+            ("system", Some("init")) => return self.init(head, &parse(line), sink).await,
+            ("system", Some("api_retry")) => return self.retry(&parse(line), sink).await,
+            ("system", Some(kind)) => {
+                let told = ["compact_boundary", "permission_denied", "informational"];
+                if told.contains(&kind) || kind.starts_with("task_") {
+                    let detail: Value = serde_json::from_slice(line).unwrap_or_default();
+                    progress(sink, kind, &without_ids(detail)).await;
+                } else {
+                    sink.alive();
+                }
+            }
+            _ => sink.alive(),
+        }
+        Sign::Nothing
+    }
+
+    async fn stream(&mut self, event: StreamEvent, sink: &Sink) {
+        match event {
+            StreamEvent::MessageStart { message } => {
+                self.discard(sink).await;
+                self.message = message.id;
+                self.is_answering = true;
+            }
+            StreamEvent::ContentBlockStart { index } => self.index = index,
+            StreamEvent::ContentBlockDelta { index, delta: BlockDelta::TextDelta { text } } => {
+                let block = self.block(index);
+                if !self.open.contains(&block) {
+                    self.open.push(block.clone());
+                }
+                let _ = sink.say(Event::TextDelta { block: Some(block), text }).await;
+            }
+            StreamEvent::ContentBlockDelta { .. } | StreamEvent::Other => sink.alive(),
+        }
+    }
+
+    fn block(&self, index: u64) -> BlockId {
+        Arc::from(format!("{}/{index}", self.message))
+    }
+
+    async fn assistant(&mut self, line: &MessageLine, sink: &Sink) {
+        let is_streamed = line.message.id == self.message;
+        if !is_streamed {
+            self.discard(sink).await;
+        }
+        if let Some(error) = &line.error {
+            self.discard(sink).await;
+            self.api_error = Some(error.clone());
+            self.error_text = blocks(line.message.content.as_deref()).into_iter().find_map(|block| block.text);
+            return;
+        }
+        for block in blocks(line.message.content.as_deref()) {
+            match block.r#type.as_str() {
+                "text" => {
+                    let text = block.text.unwrap_or_default();
+                    let id = self.block(self.index);
+                    let is_open = is_streamed && self.open.contains(&id);
+                    self.open.retain(|open| *open != id);
+                    if !text.is_empty() {
+                        self.texts.push(text.clone());
+                        let _ = sink.say(Event::Text { block: is_open.then_some(id), parts: vec![text] }).await;
+                    }
+                }
+                "thinking" => {
+                    let text = block.thinking.unwrap_or_default();
+                    if !text.is_empty() {
+                        let _ = sink.say(Event::Thinking { text }).await;
+                    }
+                }
+                "tool_use" if block.name != OUTPUT_TOOL => {
+                    let input = block.input.as_deref().map_or_else(|| RawJson::from_valid("{}"), json::from_raw);
+                    self.calls.insert(block.id.clone(), block.name.clone());
+                    let _ = sink.say(Event::ToolUse { id: block.id, name: block.name, input }).await;
+                }
+                _ => sink.alive(),
+            }
+        }
+    }
+
+    async fn user(&mut self, line: &MessageLine, sink: &Sink) {
+        if line.is_synthetic || line.is_replay {
+            let text = text_of(line.message.content.as_deref());
+            self.is_continued |= line.is_synthetic && text.starts_with("Output token limit hit");
+            return sink.alive();
+        }
+        for block in blocks(line.message.content.as_deref()).into_iter().filter(|block| block.r#type == "tool_result") {
+            let Some(tool) = self.calls.remove(&block.tool_use_id) else { continue };
+            let output = text_of(block.content.as_deref());
+            let is_error = block.is_error.unwrap_or_default();
+            let exit_code = if tool == "Bash" { exit_code(&output, is_error) } else { None };
+            let _ = sink.say(Event::ToolResult { id: block.tool_use_id, output, is_error, exit_code }).await;
+        }
+    }
+
+    /// Comes at the start of every turn; what does not change is told once.
+    async fn init(&mut self, head: &LineHead, init: &Init, sink: &Sink) -> Sign {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            progress(sink, "started", &json!({"session_id": head.session_id, "model": init.model})).await;
+            for server in init.mcp_servers.iter().filter(|server| server.status == "failed") {
+                let text = format!("the MCP server {} could not be started: its tools are missing", server.name);
+                let _ = sink.say(Event::Warning { text, field: None }).await;
+            }
+        }
+        init.claude_code_version.clone().map_or(Sign::Nothing, Sign::Version)
+    }
+
+    async fn retry(&mut self, retry: &ApiRetry, sink: &Sink) -> Sign {
+        self.discard(sink).await;
+        let detail = json!({
+            "attempt": retry.attempt + 1,
+            "after_ms": retry.retry_delay_ms.round(),
+            "error": retry.error,
+            "status": retry.error_status,
+        });
+        progress(sink, "retry", &detail).await;
+        if retry.error.as_deref() == Some("authentication_failed") { Sign::BadKey } else { Sign::Nothing }
+    }
+
+    /// Takes back pieces whose whole never came.
+    async fn discard(&mut self, sink: &Sink) {
+        for block in self.open.drain(..) {
+            let _ = sink.say(Event::Discarded { block }).await;
+        }
+    }
+
+    /// At the end of a turn nothing is left open.
+    pub async fn close(&mut self, sink: &Sink) {
+        let mut open: Vec<String> = self.calls.drain().map(|(id, _)| id).collect();
+        open.sort();
+        for id in open {
+            let output = "not finished".to_owned();
+            let _ = sink.say(Event::ToolResult { id, output, is_error: true, exit_code: None }).await;
+        }
+    }
+}
+
+async fn progress(sink: &Sink, kind: &str, detail: &Value) {
+    let detail = Some(RawJson::from_valid(detail.to_string()));
+    let _ = sink.say(Event::Progress { kind: kind.to_owned(), detail }).await;
+}
+
+/// Details without what only the program itself understands.
+fn without_ids(mut detail: Value) -> Value {
+    if let Some(members) = detail.as_object_mut() {
+        for name in ["type", "subtype", "uuid", "session_id", "user_message_uuids"] {
+            members.remove(name);
+        }
+    }
+    detail
+}
+
+fn blocks(content: Option<&RawValue>) -> Vec<Block> {
+    content.and_then(|content| serde_json::from_str(content.get()).ok()).unwrap_or_default()
+}
+
+/// A string, or the texts of blocks.
+fn text_of(content: Option<&RawValue>) -> String {
+    let Some(content) = content else { return String::new() };
+    if let Ok(text) = serde_json::from_str::<String>(content.get()) {
+        return text;
+    }
+    let texts =
+        blocks(Some(content)).into_iter().map(|block| block.text.unwrap_or_else(|| format!("[{}]", block.r#type)));
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+/// The program tells a code only in words.
+fn exit_code(output: &str, is_error: bool) -> Option<i32> {
+    if !is_error {
+        return Some(0);
+    }
+    output.strip_prefix("Exit code ")?.lines().next()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_read_from_words() {
+        assert_eq!(exit_code("hi", false), Some(0));
+        assert_eq!(exit_code("Exit code 3\nno such file", true), Some(3));
+        assert_eq!(exit_code("Exit code 127", true), Some(127));
+        assert_eq!(exit_code("[Request interrupted by user]", true), None);
+    }
+
+    #[test]
+    fn results_are_text_or_blocks() {
+        let text = |json: &str| text_of(Some(&RawValue::from_string(json.to_owned()).unwrap()));
+        assert_eq!(text(r#""a\nb""#), "a\nb");
+        assert_eq!(text(r#"[{"type":"text","text":"a"},{"type":"image","source":{}}]"#), "a\n[image]");
+        assert_eq!(text("7"), "");
+    }
+}
