@@ -14,6 +14,7 @@ mod artifacts;
 mod bridges;
 mod cancels;
 mod claude;
+mod claude_misbehaves;
 mod command_line;
 mod commands;
 mod dari;
