@@ -454,20 +454,30 @@ async fn first_delta(client: &mut crate::support::WsClient, prompt: &str) -> Dur
 async fn the_first_delta() {
     let scene = Stage::new(vec![], &[]).await;
     let mut fresh = Vec::new();
-    for _ in 0..5 {
-        let spare = || scene.processes().iter().any(|process| proc::resident_kib(process.pid) > 150_000);
-        eventually("the spare is up", || spare().then_some(())).await;
+    for _ in 0..9 {
+        // The one of the query before is gone, and the next does nothing any more.
+        let (mut last, mut same) = (0, 0);
+        let is_up = || {
+            let spent = match &*scene.processes() {
+                [one] if proc::resident_kib(one.pid) > 100_000 => proc::cpu_ticks(one.pid),
+                _ => 0,
+            };
+            same = if spent > 0 && spent == last { same + 1 } else { 0 };
+            last = spent;
+            (same >= 20).then_some(())
+        };
+        eventually("the spare is up", is_up).await;
         fresh.push(first_delta(&mut scene.server.connect("/").await, "Hi").await);
     }
     let mut client = scene.server.connect("/?session=s").await;
     first_delta(&mut client, "Hi").await;
     let mut further = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..9 {
         further.push(first_delta(&mut client, "Again").await);
     }
     fresh.sort();
     further.sort();
-    println!("first delta: fresh query {fresh:?}, further turn {further:?}");
+    println!("first delta, medians: fresh query {:?}, further turn {:?}; {fresh:?} {further:?}", fresh[4], further[4]);
     // Busy machines are slow; what is promised is measured alone.
     assert!(fresh[0] < Duration::from_millis(400), "{fresh:?}");
     assert!(further[0] < Duration::from_millis(120), "{further:?}");

@@ -73,6 +73,13 @@ pub fn private_kib(pid: u32) -> u64 {
     status(pid, "RssAnon:")
 }
 
+/// Processor time that a process has spent, in ticks of 10 ms.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    after.split(' ').skip(11).take(2).filter_map(|number| number.parse::<u64>().ok()).sum()
+}
+
 fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}"));
