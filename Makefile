@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt fuzz clean-cache venv cargo node
+.PHONY: help test test-agents lint fmt fuzz clean-cache venv agents cargo node
 
 # Most tests wait for a child process most of the time.
 TEST_THREADS ?= 8
@@ -17,10 +17,15 @@ help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
 	  awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
-test: cargo node venv ## Every test: units, docs, the house's shape, the built server with real clients
+test: cargo node venv agents ## Every test: units, docs, the house's shape, the built server with real clients and real agents
 	@echo '== test: building and running (some minutes on a fresh clone)'
 	TURNHOST_TEST_PYTHON="$(CURDIR)/.cache/venv/bin/python" \
 	  cargo test --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
+
+# Part of `make test`; alone, to look at the agents only.
+test-agents: cargo node venv agents ## The tests of the built-in agents and of the SDKs' handlers, with the real CLIs
+	TURNHOST_TEST_PYTHON="$(CURDIR)/.cache/venv/bin/python" \
+	  cargo test --locked --test it -- --test-threads=$(TEST_THREADS) openai:: claude codex sdk:: agents_alike
 
 lint: cargo node venv ## Format, clippy, syntax of the Python, JavaScript and bash files
 	@for part in fmt clippy; do \
@@ -60,6 +65,9 @@ clean-cache: ## Removes what the tests installed
 
 venv:
 	@.ci/venv
+
+agents: venv
+	@.ci/agents
 
 cargo:
 	@command -v cargo >/dev/null || { echo 'turnhost needs a Rust toolchain: https://rustup.rs' >&2; exit 1; }

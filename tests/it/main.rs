@@ -27,6 +27,7 @@ mod parity;
 mod readme;
 mod real_client;
 mod real_client_work;
+mod sdk;
 mod sessions_of_a_socket;
 mod slow_reader;
 mod smoke;

@@ -104,7 +104,7 @@ pub fn claude_program() -> PathBuf {
     installed("node_modules/@anthropic-ai/claude-code-linux-x64/claude")
 }
 
-fn installed(path: &str) -> PathBuf {
+pub fn installed(path: &str) -> PathBuf {
     let program = repository(".cache/agents").join(path);
     assert!(program.exists(), "{} is not there: run `make agents`", program.display());
     program

@@ -63,7 +63,7 @@ pub fn frames(shared: &mut Shared, id: usize, body: &Value, play: &Play) -> Vec<
         Play::Break(text, _) | Play::Cut(text) | Play::Hang(text) => vec![Block::Text((*text).to_owned())],
         Play::Status { .. } | Play::After(..) => unreachable!("answered before"),
     };
-    let mut open = Vec::new();
+    let (mut open, mut output) = (Vec::new(), Vec::new());
     for (index, block) in blocks.iter().enumerate() {
         let call_id = format!("call_{id}_{index}");
         let item_id = format!("item_{id}_{index}");
@@ -110,8 +110,10 @@ pub fn frames(shared: &mut Shared, id: usize, body: &Value, play: &Play) -> Vec<
             return all;
         }
         all.push(frame(json!({"type": "response.output_item.done", "output_index": index, "item": item})));
+        output.push(item);
     }
     let mut last = response("completed");
+    last["output"] = json!(output);
     last["usage"] = json!({"input_tokens": 10, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 3,
                            "output_tokens_details": {"reasoning_tokens": 1}, "total_tokens": 13});
     let kind = match play {
