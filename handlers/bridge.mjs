@@ -408,6 +408,11 @@ function makeSender(turn) {
 // --- Loading the module ---
 async function load() {
   try {
+    // Said here, since node itself speaks of an unknown extension.
+    if (/\.[cm]?ts$/.test(modulePath) && !process.features.typescript) {
+      throw `a TypeScript handler needs Node.js 22.18 or later, and ${process.execPath} is ${process.version}: ` +
+        'install a newer one and name it with --node PATH, or compile the handler to .mjs';
+    }
     agent = findAgent(await import(pathToFileURL(modulePath).href));
     // A text and no Error, since a stack of this file would help nobody.
     if (!agent) throw `module at ${modulePath} must export an AgentHandler (as default or named "handler")`;

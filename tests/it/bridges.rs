@@ -724,3 +724,28 @@ async fn an_interpreter_that_is_missing_ends_the_server() {
         assert_eq!((finished.code, finished.stderr.trim_end()), (Some(1), expected));
     }
 }
+
+/// TypeScript runs where node can strip types; elsewhere the server ends with a sentence that says what to install.
+#[tokio::test]
+async fn a_handler_in_typescript() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("typed.ts");
+    let source = "type Said = { userPrompt: string };
+        export default { async run(invocation: Said): Promise<object> {
+            return { type: 'text', text: `typed ${invocation.userPrompt}` };
+        } };";
+    std::fs::write(&file, source).unwrap();
+    let handler = file.display().to_string();
+    let strips =
+        std::process::Command::new("node").args(["-p", "Boolean(process.features.typescript)"]).output().unwrap();
+    if strips.stdout.starts_with(b"true") {
+        let server = Server::start(&["--handler", &handler]);
+        let answer = server.advance(&serde_json::json!({"input": "hello", "state": null})).await;
+        assert_eq!(answer.json()["text"], "typed hello");
+    } else {
+        let end = crate::support::turnhost(&["run", "--handler", &handler, "hello"]).await;
+        assert_eq!(end.code, Some(1));
+        assert!(end.stderr.contains("a TypeScript handler needs Node.js 22.18 or later"), "{}", end.stderr);
+        assert!(end.stderr.contains("compile the handler to .mjs"), "{}", end.stderr);
+    }
+}
