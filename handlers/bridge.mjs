@@ -2,8 +2,7 @@
 // its `run(invocation, sender)` and what it does into lines. README.md beside this file tells both sides to people.
 //
 // Owns: descriptor 3 (lines from the server) and descriptor 4 (lines to it), the console, and the fate of stray errors.
-// Does not own: stdout and stderr, which are log; deadlines, restarts and redaction, which are the server's business;
-// `state`, which passes through JSON.parse and JSON.stringify and is never looked into.
+// Does not own: stdout and stderr (log); deadlines, restarts, redaction (the server's); `state`, which passes through JSON.
 //
 // The server feeds this source on stdin: node --input-type=module - /abs/path/handler.mjs
 
@@ -406,13 +405,10 @@ function makeSender(turn) {
 }
 
 // --- Loading the module ---
+const NO_TYPESCRIPT = `a TypeScript handler needs Node.js 22.18 or later, this is ${process.version}: compile the handler to .mjs, or name a newer node with --node`;
 async function load() {
   try {
-    // Said here, since node itself speaks of an unknown extension.
-    if (/\.[cm]?ts$/.test(modulePath) && !process.features.typescript) {
-      throw `a TypeScript handler needs Node.js 22.18 or later, and ${process.execPath} is ${process.version}: ` +
-        'install a newer one and name it with --node PATH, or compile the handler to .mjs';
-    }
+    if (/\.[cm]?ts$/.test(modulePath) && !process.features.typescript) throw NO_TYPESCRIPT;
     agent = findAgent(await import(pathToFileURL(modulePath).href));
     // A text and no Error, since a stack of this file would help nobody.
     if (!agent) throw `module at ${modulePath} must export an AgentHandler (as default or named "handler")`;

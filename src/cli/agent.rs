@@ -5,6 +5,7 @@
 use crate::config::{Agent, AgentConfig, HandlerProgram, Language};
 use crate::handler::DynHandler;
 use crate::handler::claude::Claude;
+use crate::handler::codex::Codex;
 use crate::handler::echo::Echo;
 use crate::handler::openai::OpenAi;
 use crate::handler::stdio::{Bridge, Program, StdioHandler, StdioOptions};
@@ -19,6 +20,7 @@ pub fn handler(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler>
         Agent::Echo => return Arc::new(Echo),
         Agent::Claude => return Arc::new(Claude::new(config.claude.clone(), tasks.clone())),
         Agent::OpenAi => return Arc::new(OpenAi::new(config.openai.clone(), tasks.clone())),
+        Agent::Codex => return Arc::new(Codex::new(config.codex.clone(), tasks.clone())),
         Agent::Program(program) => program,
     };
     let name = |path: &std::path::Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());

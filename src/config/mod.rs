@@ -3,6 +3,7 @@
 //! Owns every option's name, environment form and default. The only reader of the environment.
 
 mod claude;
+mod codex;
 mod openai;
 mod program;
 mod values;
@@ -13,6 +14,7 @@ pub use program::{HandlerProgram, Language};
 use crate::api::{ApiLimits, DariOptions, Protocol};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
 use crate::handler::claude::ClaudeOptions;
+use crate::handler::codex::CodexOptions;
 use crate::handler::openai::OpenAiOptions;
 use crate::handler::stdio::Isolation;
 use crate::process::Environment;
@@ -126,6 +128,8 @@ pub struct AgentFlags {
     openai: openai::OpenAiFlags,
     #[command(flatten)]
     claude: claude::ClaudeFlags,
+    #[command(flatten)]
+    codex: codex::CodexFlags,
 }
 
 /// The options of `serve`.
@@ -230,6 +234,8 @@ pub enum Agent {
     OpenAi,
     /// Claude Code.
     Claude,
+    /// The built-in agent that drives Codex.
+    Codex,
     /// The user's own program, with the arguments that start it.
     Program(HandlerProgram),
 }
@@ -251,6 +257,8 @@ pub struct AgentConfig {
     pub openai: OpenAiOptions,
     /// Options of the built-in `claude` agent.
     pub claude: ClaudeOptions,
+    /// Options of the built-in `codex` agent.
+    pub codex: CodexOptions,
     /// Limits of turns.
     pub engine: EngineOptions,
     /// The file named by `--system-prompt`.
@@ -397,10 +405,13 @@ impl AgentFlags {
         };
         let openai = self.openai.options(engine.work.environment.clone(), workspace.clone(), engine.stop_grace)?;
         let claude = self.claude.options(engine.work.environment.clone(), workspace.clone(), engine.stop_grace)?;
+        let seen = engine.work.environment.clone();
+        let codex = self.codex.options(&environment, seen, workspace.clone(), engine.stop_grace)?;
         Ok(AgentConfig {
             agent,
             openai,
             claude,
+            codex,
             handler_isolation,
             handler_processes,
             handler_sessions: number("--handler-sessions", &self.handler_sessions)?,
@@ -419,9 +430,7 @@ fn built_in(name: &str) -> Result<Agent, ConfigError> {
         "echo" => Ok(Agent::Echo),
         "openai" => Ok(Agent::OpenAi),
         "claude" => Ok(Agent::Claude),
-        known if AGENTS.contains(&known) => Err(ConfigError(format!(
-            "the {known} agent is not part of this version of turnhost yet; use --agent echo, openai or claude, or --handler PATH"
-        ))),
+        "codex" => Ok(Agent::Codex),
         unknown => Err(ConfigError(format!("unknown agent \"{unknown}\". Choose one of: {}", AGENTS.join(", ")))),
     }
 }

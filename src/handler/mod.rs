@@ -5,6 +5,7 @@
 
 mod agent_error;
 pub mod claude;
+pub mod codex;
 pub mod echo;
 pub mod openai;
 mod schema;

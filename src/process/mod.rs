@@ -34,6 +34,7 @@
 //! | `shim` | what runs in the re-executed binary |
 //! | `talk` | what the two say to each other |
 //! | `tree` | finding and signalling descendants |
+//! | `marked` | ending what a mark in the environment tells from the rest |
 //! | `raw` | the `unsafe` of this folder |
 //! | `reaper` | the server's own orphans |
 //! | `environment` | what variables a program sees |
@@ -52,6 +53,7 @@ mod environment;
 #[allow(dead_code, reason = "what commands and the sessions protocol need is here and tested; they come next")]
 mod launch;
 mod lines;
+mod marked;
 #[expect(unsafe_code, reason = "the system has no safe form of these few calls; each says why it is sound")]
 mod raw;
 mod reaper;
@@ -68,6 +70,7 @@ pub use child::{Child, Exit};
 pub use environment::{Environment, TOKEN_VARIABLE};
 pub use launch::{Launch, LaunchCause, LaunchError, Running, launch};
 pub use lines::{Limits, Line, LineReader};
+pub use marked::kill_marked;
 pub use reaper::become_subreaper;
 pub use shell::{ShellCommand, ShellCut, ShellEnd, ShellOutput, ShellStream, run_shell};
 pub use shim::run_if_asked;

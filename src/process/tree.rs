@@ -40,6 +40,11 @@ impl Tree {
         children
     }
 
+    /// The parent of a process that has not been reaped.
+    pub(super) fn parent(&self, pid: Pid) -> Option<Pid> {
+        parent_in_stat(&fs::read(self.proc.join(format!("{pid}/stat"))).ok()?)
+    }
+
     /// Everything below `root`, parents before their children. The children of `root` are handed to `first` at once:
     /// what forks and ends is gone by the time a long table has been read.
     pub(super) fn descendants(&self, root: Pid, mut first: impl FnMut(Pid)) -> Vec<Pid> {

@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod claude;
+pub mod codex;
 pub mod dari;
 pub mod handler;
 pub mod openai;

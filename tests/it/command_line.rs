@@ -85,12 +85,6 @@ async fn an_agent_that_is_none_is_refused() {
         let sentence = format!("unknown agent \"{agent}\". Choose one of: echo, openai, claude, codex");
         cannot(&["--agent", agent, "--port", "0"], &sentence).await;
     }
-    for agent in ["codex"] {
-        let sentence = format!(
-            "the {agent} agent is not part of this version of turnhost yet; use --agent echo, openai or claude, or --handler PATH"
-        );
-        cannot(&["--agent", agent, "--port", "0"], &sentence).await;
-    }
     // The default is openai.
     let server = Server::start(&[]);
     assert_eq!(server.get("/health").await.status, 200);

@@ -15,6 +15,7 @@ mod bridges;
 mod cancels;
 mod claude;
 mod claude_misbehaves;
+mod codex;
 mod command_line;
 mod commands;
 mod dari;

@@ -13,6 +13,8 @@ mod tools;
 mod trouble;
 mod turn;
 
+pub(super) use talk::image_url;
+
 use super::agent_error::{AgentError, Category};
 use super::{Cancel, Failure, Handler, Reply, Sink, Turn};
 use crate::model::{BlockId, Fault, FaultCode};

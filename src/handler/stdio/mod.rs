@@ -4,9 +4,9 @@
 //! process `worker`'s; a line's meaning is in `lines`.
 
 mod bridge;
-mod chatter;
+pub(super) mod chatter;
 mod lines;
-mod outgoing;
+pub(super) mod outgoing;
 mod pool;
 mod pulse;
 mod worker;

@@ -104,6 +104,11 @@ pub fn claude_program() -> PathBuf {
     installed("node_modules/@anthropic-ai/claude-code-linux-x64/claude")
 }
 
+/// The Codex CLI that `make agents` installs. Without it nothing is shown: a failure.
+pub fn codex_program() -> PathBuf {
+    installed("node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex")
+}
+
 pub fn installed(path: &str) -> PathBuf {
     let program = repository(".cache/agents").join(path);
     assert!(program.exists(), "{} is not there: run `make agents`", program.display());

@@ -18,7 +18,8 @@ pub fn refusal(shared: &Shared, body: &Value) -> Option<Play> {
     }
     let ids = |end: &str| -> Vec<String> {
         let of_kind = items.iter().filter(|item| item["type"].as_str().is_some_and(|kind| kind.ends_with(end)));
-        of_kind.map(|item| item["call_id"].as_str().unwrap().to_owned()).collect()
+        // Searches come back too, with the whole talk: they have no call id, and nobody answers them.
+        of_kind.filter_map(|item| item["call_id"].as_str().map(str::to_owned)).collect()
     };
     open.extend(ids("_call").into_iter().filter(|id| !id.is_empty()));
     let outputs = ids("_call_output");
