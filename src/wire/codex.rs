@@ -91,6 +91,9 @@ pub struct OpenThread<'a> {
     /// The model; the program's own default without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<&'a str>,
+    /// Whether it is kept in memory alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
     /// Where commands run.
     pub cwd: &'a str,
     /// Always `never`.

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod agents_alike;
 mod any_bytes;
 mod artifacts;
 mod bridges;
@@ -16,6 +17,7 @@ mod cancels;
 mod claude;
 mod claude_misbehaves;
 mod codex;
+mod codex_states;
 mod command_line;
 mod commands;
 mod dari;

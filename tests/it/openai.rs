@@ -34,7 +34,7 @@ async fn a_plain_turn() {
     let seen = ask(&server, "Hi", &json!({})).await;
     assert_eq!((seen.text(), seen.deltas().as_str()), ("Hello there.", "Hello there."));
     assert_eq!(seen.messages, [json!(["Hello there."])]);
-    assert_eq!(seen.kinds(), ["text_delta", "text", "usage"]);
+    assert_eq!(seen.kinds(), ["progress", "text_delta", "text", "usage"]);
     let metadata = json!({"usage": {"inputTokens": 10, "outputTokens": 3, "totalTokens": 13}, "model_calls": 1});
     assert_eq!(seen.terminal["metadata"], metadata);
     let usage =
@@ -98,7 +98,7 @@ async fn a_round_of_tools() {
     assert_eq!(seen.text(), "Done.");
     assert_eq!(
         seen.kinds(),
-        ["thinking", "usage", "tool_use", "tool_result", "tool_use", "tool_result", "text_delta", "text", "usage"]
+        ["progress", "thinking", "tool_use", "tool_result", "tool_use", "tool_result", "text_delta", "text", "usage"]
     );
     let result = json!({"type": "tool_result", "id": "call_1_1", "output": "out\nerr\ngrüezi\n", "is_error": true,
                         "exit_code": 3});
@@ -286,8 +286,8 @@ async fn what_passes_is_tried_again() {
     assert_eq!(seen.text(), "Hello.");
     let calls = model.calls();
     assert!(calls[1].at - calls[0].at >= Duration::from_secs(1), "retry-after was not kept");
-    assert_eq!(seen.of("progress").len(), 2);
-    assert_eq!(seen.of("progress")[0]["kind"], "retry");
+    let kinds: Vec<_> = seen.of("progress").iter().map(|event| event["kind"].clone()).collect();
+    assert_eq!(kinds, ["started", "retry", "retry"]);
 
     // For ever is not: three tries.
     model.play([status(500, "x"), status(500, "x"), status(500, "x")]);
@@ -408,7 +408,7 @@ async fn a_service_that_knows_chat_completions_alone() {
     let mut client = server.connect("/").await;
     let seen = turn(&mut client, "Look", &json!({})).await;
     assert_eq!((seen.text(), seen.deltas().as_str()), ("It said hi.", "It said hi."));
-    assert_eq!(seen.kinds(), ["usage", "tool_use", "tool_result", "text_delta", "text", "usage"]);
+    assert_eq!(seen.kinds(), ["progress", "tool_use", "tool_result", "text_delta", "text", "usage"]);
     assert_eq!(seen.terminal["metadata"]["usage"]["totalTokens"], 26);
 
     let (_, first) = advance(&server, "And?", &Value::Null).await;

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// What a missing key is answered with.
-const NO_KEY: &str =
+pub const NO_KEY: &str =
     "ANTHROPIC_API_KEY is not set: give the key to the server's environment, or in the request's agent_env";
 
 /// What the turn took, where the process had cost `before` until then.

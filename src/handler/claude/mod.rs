@@ -219,6 +219,30 @@ fn environment(options: &ClaudeOptions, begin: &Begin) -> Environment {
     env
 }
 
+/// Variables that name a key, or another place than Anthropic's own where none is needed.
+const KEYS: [&str; 6] = [
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_VERTEX",
+    "CLAUDE_CODE_USE_FOUNDRY",
+];
+
+/// Whether a turn may have a key. The program would say so itself, but later, and not which variable is missing.
+fn may_have_key(options: &ClaudeOptions, turn: &Turn) -> bool {
+    let given = |name: &str| {
+        let of_turn = turn.request.env.as_ref().and_then(|env| env.get(name)).map(|value| !value.expose().is_empty());
+        of_turn.unwrap_or_else(|| options.environment.get(name).is_some_and(|value| !value.is_empty()))
+    };
+    // Settings may name a program that gives keys, and somebody may have logged in.
+    let home = options.environment.get("HOME").map(|home| PathBuf::from(home).join(".claude"));
+    let folder = options.environment.get("CLAUDE_CONFIG_DIR").map(PathBuf::from).or(home);
+    KEYS.iter().any(|name| given(name))
+        || !options.settings.is_empty()
+        || folder.is_some_and(|folder| folder.join(".credentials.json").exists())
+}
+
 /// Whether a variable means something to the program while it starts, so that a live process does not take it.
 fn is_for_the_start(name: &str) -> bool {
     ["HOME", "PATH", "IS_SANDBOX", "NODE_EXTRA_CA_CERTS"].contains(&name)

@@ -67,7 +67,7 @@ impl Saying {
             }
             ("assistant", _) => self.assistant(&parse(line), sink).await,
             ("user", _) => self.user(&parse(line), sink).await,
-            ("system", Some("init")) => return self.init(head, &parse(line), sink).await,
+            ("system", Some("init")) => return self.init(&parse(line), sink).await,
             ("system", Some("api_retry")) => return self.retry(&parse(line), sink).await,
             ("system", Some(kind)) => {
                 let told = ["compact_boundary", "permission_denied", "informational"];
@@ -161,9 +161,9 @@ impl Saying {
     }
 
     /// Comes at the start of every turn; what does not change is told once.
-    async fn init(&mut self, head: &LineHead, init: &Init, sink: &Sink) -> Sign {
+    async fn init(&mut self, init: &Init, sink: &Sink) -> Sign {
         if !std::mem::replace(&mut self.has_begun, true) {
-            progress(sink, "started", &json!({"session_id": head.session_id, "model": init.model})).await;
+            progress(sink, "started", &json!({"model": init.model})).await;
             for server in init.mcp_servers.iter().filter(|server| server.status == "failed") {
                 let text = format!("the MCP server {} could not be started: its tools are missing", server.name);
                 let _ = sink.say(Event::Warning { text, field: None }).await;

@@ -5,7 +5,7 @@
 use super::live::{Gone, Live};
 use super::pool::Pool;
 use super::saying::{Saying, Sign};
-use super::{Begin, ending, is_for_the_start};
+use super::{Begin, ending, is_for_the_start, may_have_key};
 use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::schema::Schema;
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
@@ -30,6 +30,9 @@ const END_WITHIN: Duration = Duration::from_millis(300);
 pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Result<Reply, Failure> {
     let failed = |error: AgentError| Failure::from(error.into_fault());
     let schema = Schema::of(turn.request.output_format.as_ref()).map_err(failed)?;
+    if !may_have_key(&pool.options, turn) {
+        return Err(failed(AgentError::new(Category::AuthError, ending::NO_KEY)));
+    }
     let state = turn.state.as_ref().and_then(|state| serde_json::from_str::<State>(state.as_str()).ok());
     let mut state = state.filter(|state| state.v == 1);
     loop {

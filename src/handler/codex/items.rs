@@ -1,18 +1,53 @@
 //! What a turn is made of, as events.
 //!
-//! Owns what is open: everything that began is closed once, by its own end or with the turn.
+//! Owns how a turn speaks, and what is open: everything that began is closed once, by its own end or with the turn.
 
 use crate::handler::Sink;
 use crate::json;
 use crate::model::{BlockId, Event, RawJson};
 use crate::wire::codex::Item;
+use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where a turn speaks. One that is to stop says what it still has to say, and does not wait for room.
+pub struct Voice<'a> {
+    sink: &'a Sink,
+    is_hurried: AtomicBool,
+}
+
+impl<'a> Voice<'a> {
+    pub fn new(sink: &'a Sink) -> Self {
+        Self { sink, is_hurried: AtomicBool::new(false) }
+    }
+
+    pub async fn say(&self, event: Event) {
+        if self.is_hurried.load(Ordering::Relaxed) {
+            // Taken with the first poll.
+            let _ = self.sink.say(event).now_or_never();
+        } else {
+            let _ = self.sink.say(event).await;
+        }
+    }
+
+    pub async fn progress(&self, kind: &str, detail: &Value) {
+        self.say(Event::Progress { kind: kind.to_owned(), detail: Some(written(detail)) }).await;
+    }
+
+    pub fn alive(&self) {
+        self.sink.alive();
+    }
+
+    pub fn hurry(&self) {
+        self.is_hurried.store(true, Ordering::Relaxed);
+    }
+}
 
 /// The items of one turn.
 pub struct Items<'a> {
-    sink: &'a Sink,
+    voice: &'a Voice<'a>,
     tools: Vec<String>,
     /// Messages that have begun, and whether something of them was said.
     messages: Vec<(BlockId, bool)>,
@@ -21,12 +56,12 @@ pub struct Items<'a> {
 }
 
 impl<'a> Items<'a> {
-    pub fn new(sink: &'a Sink) -> Self {
-        Self { sink, tools: Vec::new(), messages: Vec::new(), answer: None }
+    pub fn new(voice: &'a Voice<'a>) -> Self {
+        Self { voice, tools: Vec::new(), messages: Vec::new(), answer: None }
     }
 
     async fn say(&self, event: Event) {
-        let _ = self.sink.say(event).await;
+        self.voice.say(event).await;
     }
 
     pub async fn started(&mut self, item: &Item) {
@@ -58,8 +93,7 @@ impl<'a> Items<'a> {
 
     /// What a tool says while it runs.
     pub async fn output(&self, id: &str, text: &str) {
-        let detail = Some(RawJson::from_valid(json!({"id": id, "text": text}).to_string()));
-        self.say(Event::Progress { kind: "tool_output".to_owned(), detail }).await;
+        self.voice.progress("tool_output", &json!({"id": id, "text": text})).await;
     }
 
     pub async fn completed(&mut self, item: Item) {

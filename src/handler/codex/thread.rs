@@ -9,7 +9,7 @@ use super::{Codex, KEY, raw};
 use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::{Cancel, Sink, Turn};
 use crate::json;
-use crate::model::{Event, SessionId, StateChange};
+use crate::model::{Event, Lifetime, SessionId, StateChange};
 use crate::redact::Secret;
 use crate::wire::codex as wire;
 use serde::Serialize;
@@ -46,6 +46,8 @@ pub struct Thread {
     turns: u64,
     settings: u64,
     session: SessionId,
+    /// Nobody can come back to it.
+    is_passing: bool,
 }
 
 impl Thread {
@@ -69,12 +71,15 @@ impl Thread {
             turns: 0,
             settings,
             session: turn.session.clone(),
+            is_passing: turn.request.lifetime == Lifetime::Connection,
         };
+        let is_passing = thread.is_passing;
         let cwd = agent.options.workspace.to_string_lossy();
         let params = |id: Option<&str>| {
             raw(&wire::OpenThread {
                 thread_id: id,
                 exclude_turns: id.map(|_| true),
+                ephemeral: id.is_none().then_some(is_passing),
                 model: turn.request.model.as_deref().or(agent.options.model.as_deref()),
                 cwd: &cwd,
                 approval_policy: "never",
@@ -161,6 +166,10 @@ impl Thread {
 
     /// The state after a turn that went well; the process keeps the thread for the next one.
     pub fn answered(mut self) -> StateChange {
+        if self.is_passing {
+            self.lease.server.unload(&self.id);
+            return StateChange::Keep;
+        }
         self.turns += 1;
         let state = wire::State { v: 1, codex_thread_id: self.id.clone(), turns: self.turns };
         self.keep();
@@ -169,7 +178,7 @@ impl Thread {
 
     /// After a turn that did not: the state stays as it was. What no state knows is of no more use.
     pub fn failed(self) {
-        if self.turns > 0 {
+        if self.turns > 0 && !self.is_passing {
             self.keep();
         } else {
             self.lease.server.unload(&self.id);

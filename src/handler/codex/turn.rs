@@ -2,7 +2,7 @@
 //!
 //! Owns what a turn takes in all, and how it ends.
 
-use super::items::Items;
+use super::items::{Items, Voice};
 use super::server::{Heard, Server};
 use super::thread::{Stop, Thread};
 use super::{Codex, ending, raw};
@@ -11,7 +11,7 @@ use crate::handler::openai::image_url;
 use crate::handler::schema::Schema;
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
-use crate::model::{Answer, Event, Fault, FaultCode, RawJson, Usage};
+use crate::model::{Answer, Event, Fault, FaultCode, Usage};
 use crate::redact::Redactor;
 use crate::wire::codex as wire;
 use crate::wire::codex::Input;
@@ -35,6 +35,7 @@ pub async fn run(agent: &Codex, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Re
     let key = agent.key(turn).map_err(failed)?;
     let redactor = Redactor::new([&key]);
     let schema = schema.as_ref();
+    let voice = &Voice::new(sink);
     let mut is_lost_before = false;
     loop {
         let (error, about) = match Thread::open(agent, turn, &key, sink, cancel).await {
@@ -43,8 +44,12 @@ pub async fn run(agent: &Codex, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Re
                 let later = Vec::new();
                 let (total, has_begun) = (Total::default(), false);
                 let mut running =
-                    Running { agent, turn, sink, cancel, schema, redactor, server, thread, total, has_begun, later };
-                match running.run().await {
+                    Running { agent, turn, voice, cancel, schema, redactor, server, thread, total, has_begun, later };
+                let ended = running.run().await;
+                if running.total.usage != Usage::default() {
+                    voice.say(Event::Usage(running.total.usage)).await;
+                }
+                match ended {
                     Ok(answer) => return Ok(running.reply(answer)),
                     Err(stop) => {
                         let about = running.metadata();
@@ -79,7 +84,7 @@ fn redacted(redactor: &Redactor, error: AgentError) -> AgentError {
 struct Running<'a> {
     agent: &'a Codex,
     turn: &'a Turn,
-    sink: &'a Sink,
+    voice: &'a Voice<'a>,
     cancel: &'a Cancel,
     schema: Option<&'a Schema>,
     redactor: &'a Redactor,
@@ -167,7 +172,7 @@ impl<'a> Running<'a> {
         });
         let start = self.server.ask("turn/start", &start, &self.thread.inbox.to);
         self.thread.is_busy = true;
-        let items = Items::new(self.sink);
+        let items = Items::new(self.voice);
         let mut round = Round { id: None, start, items, retrying: None, steers: HashMap::new() };
         let body = match self.listen(&mut round).await {
             Ok(body) => body,
@@ -191,23 +196,32 @@ impl<'a> Running<'a> {
 
     /// Listens until the round has ended, by itself or because it has to.
     async fn listen(&mut self, round: &mut Round<'a>) -> Result<wire::TurnBody, Stop> {
+        let cancel = self.cancel;
         loop {
             let limit = self.agent.options.retry_limit;
             let deadline = round.retrying.as_ref().map(|(since, _)| *since + limit);
             tokio::select! {
                 biased;
-                () = self.cancel.fired() => {
+                () = cancel.fired() => {
                     self.halt(round).await;
                     return Err(Stop::Cancelled);
                 }
-                heard = self.thread.inbox.from.recv() => match self.take(round, heard).await {
-                    Next::More => {}
-                    Next::Ended(body) => return Ok(body),
-                    Next::Refused(error) => {
-                        self.thread.is_busy = false;
-                        return Err(AgentError::new(Category::InvalidRequest, error.message).into());
+                heard = self.thread.inbox.from.recv() => {
+                    let next = tokio::select! {
+                        // In this order: an end is never lost, only the waiting for room.
+                        biased;
+                        next = self.take(round, heard) => next,
+                        () = cancel.fired() => Next::More,
+                    };
+                    match next {
+                        Next::More => {}
+                        Next::Ended(body) => return Ok(body),
+                        Next::Refused(error) => {
+                            self.thread.is_busy = false;
+                            return Err(AgentError::new(Category::InvalidRequest, error.message).into());
+                        }
                     }
-                },
+                }
                 exit = self.server.ended() => {
                     self.thread.is_busy = false;
                     let error = self.server.crashed(&exit);
@@ -227,6 +241,7 @@ impl<'a> Running<'a> {
 
     /// Stops the round, and all that it runs. A process that does not stop it in time is killed.
     async fn halt(&mut self, round: &mut Round<'a>) {
+        self.voice.hurry();
         let deadline = Instant::now() + STOPPING;
         let mut is_asked = false;
         loop {
@@ -279,7 +294,7 @@ impl<'a> Running<'a> {
             Some(Heard::Reply { id, result }) if id == round.start => match result {
                 Ok(reply) => {
                     if let Ok(reply) = serde_json::from_str::<wire::TurnReply>(reply.get()) {
-                        self.began(round, reply.turn.id);
+                        self.began(round, reply.turn.id).await;
                     }
                     Next::More
                 }
@@ -296,10 +311,13 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn began(&mut self, round: &mut Round<'_>, id: String) {
+    async fn began(&mut self, round: &mut Round<'_>, id: String) {
         round.id.get_or_insert(id);
-        self.has_begun = true;
         self.turn.inputs.listen();
+        if !std::mem::replace(&mut self.has_begun, true) {
+            let model = self.turn.request.model.as_ref().or(self.agent.options.model.as_ref());
+            self.voice.progress("started", &json!({"model": model})).await;
+        }
     }
 
     async fn told(&mut self, round: &mut Round<'a>, method: &str, params: &RawValue) -> Next {
@@ -308,7 +326,7 @@ impl<'a> Running<'a> {
             let body = told.turn.and_then(|turn| serde_json::from_str::<wire::TurnBody>(turn.get()).ok());
             return match body {
                 Some(body) if method == "turn/started" => {
-                    self.began(round, body.id);
+                    self.began(round, body.id).await;
                     Next::More
                 }
                 Some(body) if round.id.as_ref().is_none_or(|id| *id == body.id) => Next::Ended(body),
@@ -319,7 +337,7 @@ impl<'a> Running<'a> {
         if told.turn_id.as_deref().is_some_and(|turn| round.id.as_deref() != Some(turn)) {
             return Next::More;
         }
-        self.sink.alive();
+        self.voice.alive();
         let item = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<wire::Item>(raw.get()).ok());
         match (method, &told.item_id, &told.delta) {
             ("error", ..) => self.retries(round, &told).await,
@@ -346,14 +364,13 @@ impl<'a> Running<'a> {
                 let usage = told.token_usage.and_then(|raw| serde_json::from_str::<wire::TokenUsage>(raw.get()).ok());
                 if let Some(usage) = usage {
                     self.total.add(&usage.last);
-                    let _ = self.sink.say(Event::Usage(self.total.usage)).await;
                 }
             }
             ("warning" | "guardianWarning" | "deprecationNotice" | "configWarning", ..) => {
                 let text = told.message.as_deref().unwrap_or_default();
                 // It says so of every model that the program does not know by name, turn after turn.
                 if !text.is_empty() && !text.starts_with("Model metadata for ") {
-                    self.progress("warning", &json!({"message": text})).await;
+                    self.voice.progress("warning", &json!({"message": text})).await;
                 }
             }
             _ => {}
@@ -368,14 +385,9 @@ impl<'a> Running<'a> {
         round.items.discard_messages().await;
         let details = ending::plain(error.additional_details.as_deref().unwrap_or(&error.message));
         let (_, status) = ending::named(&error);
-        self.progress("retry", &json!({"message": self.redactor.text(&details), "status": status})).await;
+        self.voice.progress("retry", &json!({"message": self.redactor.text(&details), "status": status})).await;
         let since = round.retrying.take().map_or_else(Instant::now, |(since, _)| since);
         round.retrying = Some((since, error));
-    }
-
-    async fn progress(&self, kind: &str, detail: &Value) {
-        let detail = Some(RawJson::from_valid(detail.to_string()));
-        let _ = self.sink.say(Event::Progress { kind: kind.to_owned(), detail }).await;
     }
 
     fn metadata(&self) -> Map<String, Value> {

@@ -11,7 +11,7 @@ use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::schema::Schema;
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
-use crate::model::{Answer, Event, Fault, FaultCode, Usage};
+use crate::model::{Answer, Event, Fault, FaultCode, RawJson, Usage};
 use crate::redact::Redactor;
 use crate::wire::openai::{CreateResponse, TextFormat, TextOptions};
 use serde_json::value::RawValue;
@@ -53,27 +53,34 @@ impl Running<'_> {
         let mut talk = Talk::of(self.turn, self.agent.options.stored && !self.speaks_chat());
         talk.ask(self.turn);
         self.turn.inputs.listen();
+        let detail = Some(RawJson::from_valid(json!({"model": self.model}).to_string()));
+        let _ = self.sink.say(Event::Progress { kind: "started".to_owned(), detail }).await;
+        let ended = self.rounds(&mut talk, tools).await;
+        let _ = self.sink.say(Event::Usage(self.total.usage)).await;
+        ended
+    }
+
+    async fn rounds(&mut self, talk: &mut Talk, tools: &Tools<'_>) -> Result<Reply, Failure> {
         let mut repaired = false;
         for _ in 0..self.agent.options.max_calls {
             let answered = tokio::select! {
                 biased;
                 // A call needs no more than to be dropped: the service sees it at once.
                 () = self.cancel.fired() => return Err(cancelled()),
-                answered = self.call(&mut talk) => answered,
+                answered = self.call(talk) => answered,
             };
             let answered = answered.map_err(|trouble| self.failed(trouble.into_error(self.schema.is_some())))?;
             self.total.add(&answered.usage);
-            let _ = self.sink.say(Event::Usage(self.total.usage)).await;
             let outputs = tools.run(&answered.items).await.map_err(|Cancelled| cancelled())?;
             let text = last_text(&answered.items);
             talk.answered(answered.id, answered.items);
-            let is_asked_more = self.take_inputs(&mut talk, outputs);
+            let is_asked_more = self.take_inputs(talk, outputs);
             if is_asked_more {
                 continue;
             }
-            let Some(schema) = &self.schema else { return Ok(self.reply(Answer::Text(text), &talk)) };
+            let Some(schema) = &self.schema else { return Ok(self.reply(Answer::Text(text), talk)) };
             let wrong = match schema.check(&text) {
-                Ok(value) => return Ok(self.reply(Answer::Structured(value), &talk)),
+                Ok(value) => return Ok(self.reply(Answer::Structured(value), talk)),
                 Err(wrong) => wrong,
             };
             if repaired {
