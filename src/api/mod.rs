@@ -14,7 +14,7 @@ pub mod server;
 mod unread;
 
 pub use auth::{Access, AccessError};
-pub use dari::DariOptions;
+pub use dari::{DariOptions, Events as DariEvents};
 #[cfg(any(fuzzing, test))]
 pub use runtimeuse::fuzz_message;
 pub use server::{Listening, Server, ServerBuilder, ServerError};

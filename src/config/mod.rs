@@ -11,7 +11,7 @@ mod work;
 
 pub use program::{HandlerProgram, Language};
 
-use crate::api::{ApiLimits, DariOptions, Protocol};
+use crate::api::{ApiLimits, DariEvents, DariOptions, Protocol};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
 use crate::handler::claude::ClaudeOptions;
 use crate::handler::codex::CodexOptions;
@@ -166,6 +166,9 @@ pub struct ServeFlags {
     /// Path of Dari's turns
     #[arg(long, env = "TURNHOST_DARI_ADVANCE_PATH", default_value = "/runtime/advance", value_name = "PATH")]
     dari_advance_path: String,
+    /// Events in Dari's answers instead of a text: off, completed, or all (calls of tools when they are asked for, too)
+    #[arg(long, env = "TURNHOST_DARI_EVENTS", default_value = "off", value_name = "WHICH")]
+    dari_events: String,
     /// Sends blanks before a Dari answer at this interval, for proxies that cut silent connections; 0 = off
     #[arg(long, env = "TURNHOST_KEEPALIVE_SECONDS", default_value = "0", value_name = "N")]
     keepalive_seconds: String,
@@ -327,6 +330,15 @@ impl ServeFlags {
             system_prompt_file: agent.system_prompt.clone(),
             bundle_folders: bundle_folders(&agent.environment),
             workspace: PathBuf::from("/workspace"),
+            events: match self.dari_events.as_str() {
+                "off" => DariEvents::Off,
+                "completed" => DariEvents::Completed,
+                "all" => DariEvents::All,
+                other => {
+                    let text = format!("--dari-events: unknown value \"{other}\". Choose one of: off, completed, all");
+                    return Err(ConfigError(text));
+                }
+            },
             keepalive: (keepalive > 0).then(|| Duration::from_secs(keepalive)),
         };
         if dari.health_path == dari.advance_path {

@@ -6,7 +6,7 @@
 use super::log::SessionLog;
 use super::messages::Messages;
 use crate::handler::{Listener, Room, TurnOver};
-use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, TurnId, What};
+use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, ToolCall, ToolResult, TurnId, What};
 use crate::redact::{Redactor, Stream};
 use futures_util::future::BoxFuture;
 use std::collections::HashMap;
@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 /// Answer text kept for a turn that a limit cuts, in bytes.
 const PARTIAL_BYTES: usize = 64 << 10;
+
+/// Input and output of tools kept for the outcome, in bytes; what is beyond is cut.
+const TOOL_BYTES: usize = 1 << 20;
 
 /// Blocks of deltas that may be open at once. Secrets that are split between the deltas of more are not found.
 const OPEN_BLOCKS: usize = 4096;
@@ -35,6 +38,8 @@ pub(super) struct Funnel {
     open: Mutex<HashMap<Option<BlockId>, Stream>>,
     /// Messages that wait because their end may be the beginning of a secret.
     messages: Mutex<Messages>,
+    /// The tools that were used, if somebody wants to know.
+    tools: Option<Mutex<Tools>>,
 }
 
 /// See [`Funnel::busy`].
@@ -47,6 +52,37 @@ impl Drop for Busy {
     }
 }
 
+/// The calls of tools so far.
+#[derive(Default)]
+struct Tools {
+    calls: Vec<ToolCall>,
+    bytes: usize,
+}
+
+impl Tools {
+    fn note(&mut self, event: &Event) {
+        let room = TOOL_BYTES.saturating_sub(self.bytes);
+        match event {
+            Event::ToolUse { id, name, input } => {
+                let input = if input.as_str().len() > room { RawJson::from_valid("null") } else { input.clone() };
+                self.calls.push(ToolCall { id: id.clone(), name: name.clone(), input, result: None });
+            }
+            Event::ToolResult { id, output, is_error, .. } => {
+                let open = |call: &&mut ToolCall| call.id == *id && call.result.is_none();
+                let Some(call) = self.calls.iter_mut().rev().find(open) else { return };
+                let end = output.floor_char_boundary(room);
+                let mut text = output[..end].to_owned();
+                if end < output.len() {
+                    text.push_str("… [cut]");
+                }
+                call.result = Some(ToolResult { output: text, is_error: *is_error });
+            }
+            _ => return,
+        }
+        self.bytes = self.calls.iter().map(ToolCall::weight).sum();
+    }
+}
+
 /// What the user would have read so far.
 #[derive(Default)]
 struct Partial {
@@ -56,7 +92,7 @@ struct Partial {
 }
 
 impl Funnel {
-    pub(super) fn new(log: Arc<SessionLog>, turn: TurnId, redactor: Redactor) -> Arc<Self> {
+    pub(super) fn new(log: Arc<SessionLog>, turn: TurnId, redactor: Redactor, tells_tools: bool) -> Arc<Self> {
         Arc::new(Self {
             log,
             turn,
@@ -67,6 +103,7 @@ impl Funnel {
             partial: Mutex::default(),
             open: Mutex::default(),
             messages: Mutex::default(),
+            tools: tells_tools.then(Mutex::default),
         })
     }
 
@@ -86,6 +123,12 @@ impl Funnel {
             text.push('\n');
         }
         text + &partial.open
+    }
+
+    /// The calls of tools, in order.
+    pub(super) fn tools(&self) -> Vec<ToolCall> {
+        let Some(tools) = &self.tools else { return Vec::new() };
+        std::mem::take(&mut tools.lock().unwrap_or_else(PoisonError::into_inner).calls)
     }
 
     pub(super) fn redact_answer(&self, answer: Answer) -> Answer {
@@ -240,6 +283,9 @@ impl Funnel {
     }
 
     fn note(&self, event: &Event) {
+        if let Some(tools) = &self.tools {
+            tools.lock().unwrap_or_else(PoisonError::into_inner).note(event);
+        }
         let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Text { parts, .. } => {

@@ -56,7 +56,8 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
         session.log.stored(seq).await;
     }
     let _clean_logs = telemetry::guard(&request.secrets);
-    let funnel = Funnel::new(session.log.clone(), record.id.clone(), engine.redactor.combined(&request.secrets));
+    let redactor = engine.redactor.combined(&request.secrets);
+    let funnel = Funnel::new(session.log.clone(), record.id.clone(), redactor, request.tells_tools);
     let (ended, artifact_failures) = if record.stop.is_pulled() {
         (Ended::Stopped(record.stop.reason(), None), Vec::new())
     } else {
@@ -71,7 +72,7 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
         drive(&Doing { engine, session, record: &record, funnel: &funnel, request: request.clone() }, turn).await
     };
     funnel.finish();
-    let outcome = Arc::new(Outcome { artifact_failures, ..outcome_of(ended, &funnel) });
+    let outcome = Arc::new(Outcome { artifact_failures, tools: funnel.tools(), ..outcome_of(ended, &funnel) });
     log_outcome(&record, &request, &outcome);
     session.end(&record, &outcome);
     if let Some(seq) = session.log.append(&record.id, What::Ended(outcome.clone())) {

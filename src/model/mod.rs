@@ -17,6 +17,6 @@ pub use event::{BlockId, Event, OutputStream, Usage};
 pub use fault::{ERROR_METADATA_KEYS, Fault, FaultCode, ProcessEnd};
 pub use ids::{InvalidId, Seq, SessionId, TurnId};
 pub use json::RawJson;
-pub use outcome::{Answer, CancelReason, Ending, Limit, Outcome, StateChange};
+pub use outcome::{Answer, CancelReason, Ending, Limit, Outcome, StateChange, ToolCall, ToolResult};
 pub use turn::{Attachment, Conflict, EnvPolicy, Fingerprint, Lifetime, OnDrain, Repeat, StateIn, TurnRequest};
 pub use work::{ArtifactFailure, Command, CommandEnd, CutBy, Download, Watch, Work, even_share};

@@ -15,13 +15,46 @@ pub struct Outcome {
     pub metadata: Option<RawJson>,
     /// Files of the turn that its caller did not get.
     pub artifact_failures: Vec<ArtifactFailure>,
+    /// The tools that were used, in order, where the caller wanted to know.
+    pub tools: Vec<ToolCall>,
+}
+
+/// One call of a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolCall {
+    /// Its id.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// Its input, a JSON value.
+    pub input: RawJson,
+    /// What it gave; `None` while it has given nothing.
+    pub result: Option<ToolResult>,
+}
+
+/// What a call of a tool gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolResult {
+    /// The result as text.
+    pub output: String,
+    /// Whether the call failed.
+    pub is_error: bool,
+}
+
+impl ToolCall {
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let output = self.result.as_ref().map_or(0, |result| result.output.len());
+        self.id.len() + self.name.len() + self.input.as_str().len() + output + size_of::<Self>()
+    }
 }
 
 impl Outcome {
     /// An outcome that leaves the state alone.
     #[must_use]
     pub fn new(ending: Ending) -> Self {
-        Self { ending, state: StateChange::Keep, metadata: None, artifact_failures: Vec::new() }
+        Self { ending, state: StateChange::Keep, metadata: None, artifact_failures: Vec::new(), tools: Vec::new() }
     }
 
     /// Whether the turn is settled by this outcome. One that the stopping server cut is not: a retry runs it.
@@ -41,7 +74,8 @@ impl Outcome {
             Ending::Cancelled(_) | Ending::Interrupted => 0,
         };
         let state = if let StateChange::Set(state) = &self.state { state.as_str().len() } else { 0 };
-        answer + state + self.metadata.as_ref().map_or(0, |m| m.as_str().len())
+        let tools: usize = self.tools.iter().map(ToolCall::weight).sum();
+        answer + state + tools + self.metadata.as_ref().map_or(0, |m| m.as_str().len())
     }
 }
 

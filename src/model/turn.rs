@@ -42,6 +42,8 @@ pub struct TurnRequest {
     pub timeout: Option<Duration>,
     /// What SIGTERM does to it.
     pub on_drain: OnDrain,
+    /// Whether its outcome tells which tools were used.
+    pub tells_tools: bool,
     /// What it does besides its handler. Boxed: most turns have none of it.
     pub work: Option<Box<Work>>,
 }
@@ -68,6 +70,7 @@ impl TurnRequest {
             metadata: None,
             timeout: None,
             on_drain: OnDrain::Grace,
+            tells_tools: false,
             work: None,
         }
     }

@@ -2,12 +2,13 @@
 //!
 //! Owns the body's bytes: they are made from the recorded outcome alone, so every repeat gets the same ones.
 
+use super::Events;
 use super::input::Canned;
 use crate::api::hangup::Hangup;
 use crate::api::problem;
 use crate::engine::TurnRecord;
 use crate::json;
-use crate::model::{Answer, CancelReason, Ending, FaultCode, Limit, Outcome, StateChange};
+use crate::model::{Answer, CancelReason, Ending, FaultCode, Limit, Outcome, StateChange, ToolCall, ToolResult};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -32,8 +33,8 @@ pub fn canned(canned: Canned) -> HttpResponse {
 }
 
 /// The answer that a turn came to.
-pub fn of(receipt: Receipt, outcome: &Outcome) -> HttpResponse {
-    match body(outcome) {
+pub fn of(receipt: Receipt, outcome: &Outcome, events: Events) -> HttpResponse {
+    match body(outcome, events) {
         Ok(text) => ok().body(BoxBody::new(Delivery { bytes: Some(text.into()), receipt })),
         Err((status, detail)) => problem::detail(status, detail),
     }
@@ -41,7 +42,7 @@ pub fn of(receipt: Receipt, outcome: &Outcome) -> HttpResponse {
 
 /// The same, with a blank at every period until it is there: for proxies that cut silent connections. The status is
 /// 200 whatever comes.
-pub fn with_blanks(receipt: Receipt, period: Duration) -> HttpResponse {
+pub fn with_blanks(receipt: Receipt, period: Duration, events: Events) -> HttpResponse {
     let (chunks, taken) = mpsc::channel(1);
     let turn = receipt.turn.clone();
     actix_web::rt::spawn(async move {
@@ -52,7 +53,7 @@ pub fn with_blanks(receipt: Receipt, period: Duration) -> HttpResponse {
                 Err(_) => {}
             }
         };
-        let text = body(&outcome)
+        let text = body(&outcome, events)
             .unwrap_or_else(|(_, detail)| format!(r#"{{"detail":{}}}"#, json::string(detail)).into_bytes());
         // Nobody takes it: the connection is gone.
         let _ = chunks.send(text.into()).await;
@@ -66,8 +67,64 @@ fn ok() -> HttpResponseBuilder {
     answer
 }
 
-fn body(outcome: &Outcome) -> Result<Vec<u8>, (StatusCode, &'static str)> {
-    let text: Cow<'_, str> = match &outcome.ending {
+fn body(outcome: &Outcome, events: Events) -> Result<Vec<u8>, (StatusCode, &'static str)> {
+    let text = text(outcome)?;
+    let state_bytes = if let StateChange::Set(state) = &outcome.state { state.as_str().len() } else { 0 };
+    let mut body = Vec::with_capacity(text.len() + text.len() / 8 + state_bytes + 32);
+    if events == Events::Off {
+        body.extend_from_slice(br#"{"text":"#);
+        json::write_string(&mut body, &text);
+    } else {
+        // Never beside a text: the platform might record the answer twice.
+        body.extend_from_slice(br#"{"events":["#);
+        for call in &outcome.tools {
+            tool_events(&mut body, call, events);
+        }
+        body.extend_from_slice(br#"{"type":"assistant.message_completed","data":{"content":[{"type":"text","text":"#);
+        json::write_string(&mut body, &text);
+        body.extend_from_slice(br#"}]}}],"action":{"type":"wait_for_user"}"#);
+    }
+    match &outcome.state {
+        StateChange::Keep => {}
+        StateChange::Clear => body.extend_from_slice(br#","state":null"#),
+        StateChange::Set(state) => {
+            body.extend_from_slice(br#","state":"#);
+            body.extend_from_slice(state.as_str().as_bytes());
+        }
+    }
+    body.push(b'}');
+    Ok(body)
+}
+
+/// The events of one call, each with a comma behind it.
+fn tool_events(body: &mut Vec<u8>, call: &ToolCall, events: Events) {
+    let mut event = |kind: &str, result: Option<&ToolResult>| {
+        body.extend_from_slice(br#"{"type":"#);
+        json::write_string(body, kind);
+        body.extend_from_slice(br#","data":{"tool_call_id":"#);
+        json::write_string(body, &call.id);
+        body.extend_from_slice(br#","tool_name":"#);
+        json::write_string(body, &call.name);
+        body.extend_from_slice(br#","arguments":"#);
+        body.extend_from_slice(json::compact(call.input.as_str()).as_bytes());
+        if let Some(result) = result {
+            body.extend_from_slice(br#","result":{"output":"#);
+            json::write_string(body, &result.output);
+            body.extend_from_slice(br#"},"is_error":"#);
+            body.extend_from_slice(if result.is_error { b"true" } else { b"false" });
+        }
+        body.extend_from_slice(b"}},");
+    };
+    if events == Events::All {
+        event("tool.call_requested", None);
+    }
+    if let Some(result) = &call.result {
+        event(if result.is_error { "tool.call_failed" } else { "tool.call_completed" }, Some(result));
+    }
+}
+
+fn text(outcome: &Outcome) -> Result<Cow<'_, str>, (StatusCode, &'static str)> {
+    Ok(match &outcome.ending {
         Ending::Answered(Answer::Text(text)) if text.trim().is_empty() => "The agent gave no answer.".into(),
         Ending::Answered(Answer::Text(text)) => text.into(),
         Ending::Answered(Answer::Structured(value)) => json::compact(value.as_str()),
@@ -85,21 +142,7 @@ fn body(outcome: &Outcome) -> Result<Vec<u8>, (StatusCode, &'static str)> {
         }
         Ending::Cancelled(_) => "The turn was cancelled.".into(),
         Ending::TimedOut { limit, after, partial } => cut(*limit, *after, partial).into(),
-    };
-    let state_bytes = if let StateChange::Set(state) = &outcome.state { state.as_str().len() } else { 0 };
-    let mut body = Vec::with_capacity(text.len() + text.len() / 8 + state_bytes + 32);
-    body.extend_from_slice(br#"{"text":"#);
-    json::write_string(&mut body, &text);
-    match &outcome.state {
-        StateChange::Keep => {}
-        StateChange::Clear => body.extend_from_slice(br#","state":null"#),
-        StateChange::Set(state) => {
-            body.extend_from_slice(br#","state":"#);
-            body.extend_from_slice(state.as_str().as_bytes());
-        }
-    }
-    body.push(b'}');
-    Ok(body)
+    })
 }
 
 fn cut(limit: Limit, after: Duration, partial: &str) -> String {

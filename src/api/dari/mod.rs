@@ -43,6 +43,20 @@ pub struct DariOptions {
     pub workspace: PathBuf,
     /// Sends blanks before an answer at this interval.
     pub keepalive: Option<Duration>,
+    /// Whether answers carry events instead of a text.
+    pub events: Events,
+}
+
+/// Which events answers carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Events {
+    /// None: answers have a text.
+    #[default]
+    Off,
+    /// What is complete: calls of tools that gave something, and the answer.
+    Completed,
+    /// Calls of tools when they are asked for, too. A platform may take that for a turn that waits.
+    All,
 }
 
 impl Default for DariOptions {
@@ -54,6 +68,7 @@ impl Default for DariOptions {
             bundle_folders: Vec::new(),
             workspace: "/workspace".into(),
             keepalive: None,
+            events: Events::Off,
         }
     }
 }
@@ -122,6 +137,7 @@ impl Dari {
             system_prompt: Some(found.text),
             state: StateIn::Given(state),
             on_drain: OnDrain::Grace,
+            tells_tools: self.options.events != Events::Off,
             ..TurnRequest::new(session, "dari", turn.prompt)
         }
     }
@@ -204,11 +220,12 @@ pub async fn advance(request: HttpRequest, payload: web::Payload, runtime: web::
         tracing::info!(turn = %ticket.turn.id, "a repeat: it gets the answer of the turn before");
     }
     let receipt = Receipt { turn: ticket.turn, caller: request.conn_data().cloned() };
+    let events = runtime.dari.options.events;
     match runtime.dari.options.keepalive {
-        Some(period) => answer::with_blanks(receipt, period),
+        Some(period) => answer::with_blanks(receipt, period, events),
         None => {
             let outcome = receipt.turn.outcome().await;
-            answer::of(receipt, &outcome)
+            answer::of(receipt, &outcome, events)
         }
     }
 }

@@ -5,6 +5,7 @@
 //! agents (3, 21, 28) or the durable store (14 to 16, 24, the restart in 9) come with those.
 
 mod environment;
+mod events;
 mod input;
 mod large;
 mod limits;
