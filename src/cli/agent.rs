@@ -55,6 +55,7 @@ pub fn handler(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler>
         sessions: config.handler_sessions,
         start_timeout: config.handler_start_timeout,
         stop_grace: config.engine.stop_grace,
+        validate_output: config.validate_output,
     };
     Arc::new(StdioHandler::new(program, options, tasks.clone()))
 }

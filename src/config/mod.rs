@@ -124,6 +124,9 @@ pub struct AgentFlags {
     /// text or json
     #[arg(long, env = "TURNHOST_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     log_format: String,
+    /// A handler's structured answer has to fit the caller's schema; those of the built-in agents always have to
+    #[arg(long, env = "TURNHOST_VALIDATE_OUTPUT", value_parser = clap::builder::FalseyValueParser::new())]
+    validate_output: bool,
     #[command(flatten)]
     openai: openai::OpenAiFlags,
     #[command(flatten)]
@@ -256,6 +259,8 @@ pub struct AgentConfig {
     pub handler_sessions: usize,
     /// How long a handler may take to load.
     pub handler_start_timeout: Duration,
+    /// Whether answers of the user's handler have to fit the caller's schema.
+    pub validate_output: bool,
     /// Options of the built-in `openai` agent.
     pub openai: OpenAiOptions,
     /// Options of the built-in `claude` agent.
@@ -421,6 +426,7 @@ impl AgentFlags {
         let codex = self.codex.options(&environment, seen, workspace.clone(), engine.stop_grace)?;
         Ok(AgentConfig {
             agent,
+            validate_output: self.validate_output,
             openai,
             claude,
             codex,

@@ -749,3 +749,34 @@ async fn a_handler_in_typescript() {
         assert!(end.stderr.contains("compile the handler to .mjs"), "{}", end.stderr);
     }
 }
+
+/// With `--validate-output` a handler's answer has to fit; without, it is the handler's own business.
+#[tokio::test]
+async fn an_answer_that_does_not_fit_the_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("answer.py");
+    let source = "import json\nasync def run(i, s):\n    if i.user_prompt == 'text':\n        return 'words'\n    \
+        return {'type': 'structured_output', 'structured_output': json.loads(i.user_prompt)}\n";
+    std::fs::write(&file, source).unwrap();
+    let handler = file.display().to_string();
+    let schema = serde_json::json!({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]});
+    let format = serde_json::json!({"type": "json_schema", "schema": schema}).to_string();
+    let format = serde_json::json!({"output_format_json_schema_str": format});
+    let ends = async |args: &[&str], prompt: &str| {
+        let server = Server::start(&[&["--handler", &handler], args].concat());
+        let mut client = server.connect("/").await;
+        client.query_with(prompt, format.clone()).await;
+        client.until_terminal().await.pop().unwrap()
+    };
+    let strict = ["--validate-output"];
+    let fits = ends(&strict, r#"{"age":7}"#).await;
+    assert_eq!(fits["data"]["structured_output"], serde_json::json!({"age": 7}));
+    let wrong = ends(&strict, r#"{"age":"seven"}"#).await;
+    let text = wrong["error"].as_str().unwrap();
+    assert!(text.starts_with("the handler's answer does not fit the schema: /age: "), "{text}");
+    assert_eq!(wrong["metadata"]["code"], "handler_protocol");
+    let words = ends(&strict, "text").await;
+    assert_eq!(words["error"], "the handler's answer does not fit the schema: it is a text");
+    let free = ends(&[], r#"{"age":"seven"}"#).await;
+    assert_eq!(free["data"]["structured_output"], serde_json::json!({"age": "seven"}));
+}

@@ -13,8 +13,9 @@ mod worker;
 
 pub use bridge::Bridge;
 
+use super::schema::Schema;
 use super::{Cancel, Failure, Handler, Reply, Sink, Turn};
-use crate::model::SessionId;
+use crate::model::{Answer, Fault, FaultCode, SessionId};
 use crate::process::Environment;
 use pool::Pool;
 use std::ffi::OsString;
@@ -53,6 +54,8 @@ pub struct StdioOptions {
     pub start_timeout: Duration,
     /// How long a process may take to end after SIGTERM.
     pub stop_grace: Duration,
+    /// Whether answers have to fit the caller's schema, if there is one.
+    pub validate_output: bool,
 }
 
 /// Who shares a process of a handler.
@@ -68,13 +71,14 @@ pub enum Isolation {
 /// A handler that is a program.
 pub struct StdioHandler {
     pool: Pool,
+    validate_output: bool,
 }
 
 impl StdioHandler {
     /// A handler whose processes are owned by tasks of `tasks`.
     #[must_use]
     pub fn new(program: Program, options: StdioOptions, tasks: TaskTracker) -> Self {
-        Self { pool: Pool::new(program, options, tasks) }
+        Self { pool: Pool::new(program, options, tasks), validate_output: options.validate_output }
     }
 }
 
@@ -97,7 +101,21 @@ impl Handler for StdioHandler {
     }
 
     async fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> Result<Reply, Failure> {
-        self.pool.run(&turn, &sink, &cancel).await
+        let format = turn.request.output_format.as_ref().filter(|_| self.validate_output);
+        // Before the handler: it need not work for a schema that nothing can fit.
+        let schema = Schema::of(format).map_err(|error| error.into_fault())?;
+        let reply = self.pool.run(&turn, &sink, &cancel).await?;
+        if let Some(schema) = schema {
+            let wrong = match &reply.answer {
+                Answer::Structured(value) => schema.check(value.as_str()).err(),
+                _ => Some("it is a text".to_owned()),
+            };
+            if let Some(wrong) = wrong {
+                let text = format!("the handler's answer does not fit the schema: {wrong}");
+                return Err(Failure { fault: Fault::new(FaultCode::HandlerProtocol, text), state: reply.state });
+            }
+        }
+        Ok(reply)
     }
 
     fn session_ended(&self, session: &SessionId) {
