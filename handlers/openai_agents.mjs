@@ -12,11 +12,12 @@ const shell = ({ env, signal }) => tool({
   parameters: z.object({ command: z.string() }),
   execute: ({ command }) => new Promise((done) => {
     // A group of its own: a cancel ends what the command has started, too.
-    const child = spawn('sh', ['-c', command], { env: { ...process.env, ...env }, detached: true });
+    const options = { env: { ...process.env, ...env }, detached: true, stdio: ['ignore', 'pipe', 'pipe'] };
+    const child = spawn('sh', ['-c', command], options);
     const stop = () => process.kill(-child.pid, 'SIGKILL');
-    signal.addEventListener('abort', stop);
+    signal.aborted ? stop() : signal.addEventListener('abort', stop);
     let output = '';
-    for (const pipe of [child.stdout, child.stderr]) pipe.on('data', (data) => (output += data));
+    for (const pipe of [child.stdout, child.stderr]) pipe.setEncoding('utf8').on('data', (data) => (output += data));
     child.on('close', (code) => {
       signal.removeEventListener('abort', stop);
       done(`exit code ${code}\n${output}`);
@@ -24,12 +25,14 @@ const shell = ({ env, signal }) => tool({
   }),
 });
 
-async function run(invocation, sender) {
-  const { userPrompt, systemPrompt, model, env = {}, signal, state } = invocation;
+export async function handler(invocation, sender) {
+  const { userPrompt, systemPrompt, model, outputFormat, env = {}, signal, state } = invocation;
   const setting = (name) => env[name] ?? process.env[name];
   const provider = new OpenAIProvider({ apiKey: setting('OPENAI_API_KEY'), baseURL: setting('OPENAI_BASE_URL') });
   const runner = new Runner({ modelProvider: provider, tracingDisabled: true });
-  const agent = new Agent({ name: 'agent', instructions: systemPrompt, model, tools: [shell({ env, signal })] });
+  const outputType = outputFormat && { ...outputFormat, name: 'output', strict: false };
+  const tools = [shell({ env, signal })];
+  const agent = new Agent({ name: 'agent', instructions: systemPrompt, model, tools, outputType });
   const stream = await runner.run(agent, userPrompt, {
     stream: true, signal, maxTurns: 50, previousResponseId: state?.previous_response_id,
   });
@@ -48,12 +51,8 @@ async function run(invocation, sender) {
   await stream.completed;
   const { inputTokens, outputTokens, totalTokens } = stream.state.usage;
   sender.sendUsage({ inputTokens, outputTokens });
-  return {
-    type: 'text',
-    text: stream.finalOutput ?? '',
-    metadata: { usage: { inputTokens, outputTokens, totalTokens } },
-    state: { previous_response_id: stream.lastResponseId },
-  };
+  const output = stream.finalOutput;
+  const answer = outputFormat ? { type: 'structured_output', structuredOutput: output } : { type: 'text', text: output ?? '' };
+  const metadata = { usage: { inputTokens, outputTokens, totalTokens } };
+  return { ...answer, metadata, state: { previous_response_id: stream.lastResponseId } };
 }
-
-export default { run };

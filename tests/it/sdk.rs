@@ -82,6 +82,18 @@ async fn a_round_of_tools() {
 }
 
 #[tokio::test]
+async fn a_schema() {
+    let schema = json!({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"],
+                        "additionalProperties": false});
+    let format = json!({"output_format_json_schema_str": json!({"type": "json_schema", "schema": schema}).to_string()});
+    for (kind, play) in [(CLAUDE, tool("StructuredOutput", json!({"age": 7}))), (OPENAI, text(r#"{"age":7}"#))] {
+        let scene = Scene::of(&kind, vec![play]).await;
+        let seen = turn(&mut scene.server.connect("/").await, "Who?", &format).await;
+        assert_eq!(seen.terminal["data"]["structured_output"], json!({"age": 7}), "{}: {}", kind.file, seen.terminal);
+    }
+}
+
+#[tokio::test]
 async fn an_error_of_the_service() {
     for kind in [CLAUDE, OPENAI] {
         let scene = Scene::of(&kind, vec![status(403, "permission_error")]).await;
@@ -114,6 +126,8 @@ async fn a_cancel() {
         client.send(&json!({"message_type": "cancel_message"})).await;
         assert_eq!(rest(&mut client).await.error(), "Request cancelled", "{}", kind.file);
         eventually("no process is left", || proc::marked(&mark).is_empty().then_some(())).await;
+        let claudes = || proc::descendants(scene.server.pid()).iter().any(|one| one.command.contains("stream-json"));
+        eventually("no Claude Code is left", || (!claudes()).then_some(())).await;
     }
 }
 
@@ -127,5 +141,7 @@ fn they_are_short() {
         let install =
             source.lines().map(|line| line.trim_start_matches(['/', ' '])).find(|line| line.contains("install"));
         assert!(readme.contains(install.expect("an install line")), "handlers/README.md does not say: {install:?}");
+        let run = format!("turnhost --handler handlers/{}", kind.file);
+        assert!(readme.contains(&run) && source.contains(&run), "not said how to run it: {run}");
     }
 }
