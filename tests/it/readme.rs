@@ -1,5 +1,7 @@
 //! What the README shows is what happens.
 
+use crate::support::agents::{claude_program, codex_program};
+use crate::support::model::{Model, text};
 use crate::support::{Server, binary, repository, server_command};
 use serde_json::json;
 use std::fs;
@@ -78,6 +80,29 @@ fn the_demo_ends_well_and_shows_both_hosts() {
         assert!(shown.contains(part), "{shown}");
     }
     assert!(!shown.contains('\x1b'), "colour is for terminals");
+}
+
+/// The commands of the built-in agents, port, key and place of the program aside; one turn of each.
+#[tokio::test]
+async fn the_agents_run_as_shown() {
+    let readme = readme();
+    for (agent, key) in [("openai", "OPENAI_API_KEY"), ("claude", "ANTHROPIC_API_KEY"), ("codex", "OPENAI_API_KEY")] {
+        let shown = format!("{key}=… turnhost --agent {agent} ");
+        let line = readme.lines().find_map(|line| line.strip_prefix(&shown)).unwrap_or_else(|| panic!("no {shown}"));
+        let line = line.strip_suffix("--port 3000").expect("the port of all examples");
+        let model = Model::start(vec![text("Hello to you.")]).await;
+        let folder = tempfile::tempdir().unwrap();
+        let (claude, codex) = (claude_program(), codex_program());
+        let mut args = vec!["--agent", agent, "--claude-program", claude.to_str().unwrap()];
+        args.extend(["--codex-program", codex.to_str().unwrap()]);
+        args.extend(line.split_whitespace());
+        let server = Server::start_with(&args, |command| {
+            command.env("OPENAI_BASE_URL", model.base()).env("ANTHROPIC_BASE_URL", model.root());
+            command.env(key, "sk-good-0123456789").env("HOME", folder.path()).current_dir(folder.path());
+        });
+        let answer = server.advance(&json!({"input": "Hello", "state": null})).await;
+        assert_eq!(answer.json()["text"], "Hello to you.", "{agent}");
+    }
 }
 
 /// The table of exit codes and the options that the README names exist.
