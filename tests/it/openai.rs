@@ -86,6 +86,15 @@ async fn memory_without_anything_kept_at_the_service() {
     assert_eq!(asked["input"][1]["encrypted_content"], "c2VjcmV0");
 }
 
+/// What the service has forgotten ends nothing.
+#[tokio::test]
+async fn a_talk_that_is_gone() {
+    let (server, model) = start(vec![text("Anew.")], &[]).await;
+    let (_, told) = advance(&server, "Hi", &json!({"v": 1, "previous_response_id": "resp_gone"})).await;
+    assert_eq!((&told["text"], &told["state"]["previous_response_id"]), (&json!("Anew."), &json!("resp_2")));
+    assert_eq!(model.last().get("previous_response_id"), None);
+}
+
 #[tokio::test]
 async fn a_round_of_tools() {
     let both = Play::Say(vec![

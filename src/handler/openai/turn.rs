@@ -133,7 +133,16 @@ impl Running<'_> {
             };
             let is_unknown = matches!(trouble.status, Some(404 | 405)) && trouble.category != Category::ModelNotFound;
             let is_shell = trouble.status == Some(400) && trouble.message.contains("shell");
-            if is_unknown && self.agent.options.api == Api::Auto && !self.speaks_chat() && talk.previous.is_none() {
+            // A response is kept for some weeks only. In the middle of a turn that would be a defect of the service.
+            let is_gone = trouble.code.as_deref() == Some("previous_response_not_found") && self.total.calls == 0;
+            if is_gone && talk.previous.take().is_some() {
+                let text = "the conversation that the state names is gone: a new one is begun".to_owned();
+                let _ = self.sink.say(Event::Warning { text, field: Some("state".to_owned()) }).await;
+            } else if is_unknown
+                && self.agent.options.api == Api::Auto
+                && !self.speaks_chat()
+                && talk.previous.is_none()
+            {
                 tracing::info!("the service knows no responses: chat completions are used");
                 self.agent.lacks.responses.store(true, Ordering::Relaxed);
                 talk.stored = false;
