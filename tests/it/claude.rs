@@ -402,6 +402,32 @@ async fn tools_of_a_server() {
     assert_eq!(seen.text(), "A fruit.");
     assert_eq!(seen.of("tool_use")[0]["name"], "mcp__fruit__name");
     assert!(seen.of("tool_result")[0]["output"].as_str().unwrap().contains("tangerine"), "{:?}", seen.events);
+
+    // One request has another, and fewer rounds than it wants. Its key is on no command line.
+    let server = json!({"type": "stdio", "command": "python3", "args": [script], "env": {"WORD": "secret-word-7"}});
+    let own = json!({"metadata": {"claude": {"mcp_servers": {"word": server}, "max_turns": 1}}});
+    scene.model.play([tool("mcp__word__name", json!({})), text("Never said.")]);
+    let mut client = scene.server.connect("/").await;
+    begin(&mut client, "Which?", &own).await;
+    while client.next().await.unwrap()["event"]["type"] != "tool_use" {}
+    let below = proc::descendants(scene.server.pid());
+    assert!(!below.iter().any(|process| process.command.contains("secret-word-7")), "{below:?}");
+    let seen = rest(&mut client).await;
+    assert_eq!(seen.category(), "max_turns", "{}", seen.terminal);
+    let wrong = json!({"metadata": {"claude": {"max_turn": 1}}});
+    let seen = ask(&scene.server, "Which?", &wrong).await;
+    assert_eq!(seen.category(), "invalid_request");
+    assert!(seen.error().starts_with("metadata.claude: unknown field `max_turn`"), "{}", seen.error());
+
+    // A server that does not start is told of, and ends nothing.
+    let gone = json!({"metadata": {"claude": {"mcp_servers": {"gone": {"type": "stdio", "command": "/nowhere"}}}}});
+    let seen = ask(&scene.server, "Hi", &gone).await;
+    assert_eq!(seen.text(), "Never said.", "what the model had left to say");
+    assert!(
+        seen.of("warning").iter().any(|event| event["text"].as_str().unwrap().contains("MCP server gone")),
+        "{:?}",
+        seen.events
+    );
 }
 
 /// The key reaches no command line.

@@ -119,11 +119,11 @@ async fn a_program_that_ends_in_a_turn() {
 async fn a_program_that_does_not_start() {
     let home = tempfile::tempdir().unwrap();
     let program = repository("tests/it/scripts/codex_fake.py");
-    for (how, sentence) in [
-        ("crash", "the codex agent could not be started: codex exited with code 3: bad configuration"),
-        ("silent", "the codex agent could not be started: it did not answer within 500ms"),
+    for (how, timeout, sentence) in [
+        ("crash", "20s", "the codex agent could not be started: codex exited with code 3: bad configuration"),
+        ("silent", "500ms", "the codex agent could not be started: it did not answer within 500ms"),
     ] {
-        let more = ["--codex-start-timeout", "500ms", "--port", "0"];
+        let more = ["--codex-start-timeout", timeout, "--port", "0"];
         let mut command = server_command(&args(program.to_str().unwrap(), &more));
         prepare(&mut command, &home);
         command.env("FAKE_START", how);

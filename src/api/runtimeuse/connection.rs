@@ -275,6 +275,7 @@ fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
         system_prompt: request.system_prompt,
         model: request.model,
         output_format: request.output_format,
+        metadata: request.metadata,
         env: request.env,
         env_policy: EnvPolicy::Inherit,
         secrets: request.secrets,

@@ -107,6 +107,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub fn metadata(&self) -> Result<Option<RawJson>, Wrong> {
+        match self.get("metadata") {
+            None => Ok(None),
+            Some(value @ Value::Object(_)) => Ok(Some(RawJson::from_valid(value.to_string()))),
+            Some(other) => wrong("metadata", format!("expected an object, got {}", kind(other))),
+        }
+    }
+
     pub fn request_id(&self) -> Result<Option<String>, Wrong> {
         match self.string("request_id")? {
             Some(id) if id.is_empty() || id.chars().count() > MAX_REQUEST_ID => {

@@ -41,6 +41,8 @@ pub struct Request {
     pub secrets: Vec<Secret>,
     pub env: Option<BTreeMap<String, Secret>>,
     pub output_format: Option<RawJson>,
+    /// The caller's own; handlers see it.
+    pub metadata: Option<RawJson>,
     pub work: Work,
     pub extras: Extras,
 }
@@ -137,6 +139,7 @@ fn invocation(fields: &Fields<'_>, limits: &RequestLimits) -> Result<Request, Wr
         secrets: secrets(fields, limits)?,
         env: fields.env("agent_env")?,
         output_format: fields.output_format()?,
+        metadata: fields.metadata()?,
         extras: extras(fields)?,
         ..Request::default()
     };

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 /// Lines that wait for a turn which waits for its readers. Beyond it the program waits.
@@ -25,12 +26,16 @@ const UNREAD: Duration = Duration::from_secs(30);
 /// How long a program may take to end by itself once its input has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How long the last of its standard error is waited for.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
 /// A running program.
 pub struct Live {
     child: Child,
     stdin: pipe::Sender,
     lines: mpsc::Receiver<Bytes>,
     stderr: Arc<Mutex<Tail>>,
+    listening: JoinHandle<()>,
     /// What it was started with.
     pub begin: Begin,
     /// The conversation, once it has told.
@@ -65,12 +70,13 @@ impl Live {
         let (to, lines) = mpsc::channel(LINES);
         tasks.spawn(read(stdout, to));
         let tail = Arc::new(Mutex::new(Tail::new(Tail::USUAL)));
-        tasks.spawn(listen(stderr, tail.clone()));
+        let listening = tasks.spawn(listen(stderr, tail.clone()));
         Ok(Self {
             child,
             stdin,
             lines,
             stderr: tail,
+            listening,
             begin,
             session: None,
             version: None,
@@ -123,8 +129,10 @@ impl Live {
     }
 
     /// What a turn fails with whose program ended.
-    pub async fn crash(&self, phase: &str) -> Fault {
+    pub async fn crash(&mut self, phase: &str) -> Fault {
         let exit = tokio::time::timeout(LAST_WORDS, self.child.exited()).await.unwrap_or(Exit::Lost);
+        // Why is said on standard error, which somebody it started may hold open.
+        let _ = tokio::time::timeout(LAST_LINES, &mut self.listening).await;
         let stderr_tail = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
         let (how, exit_code, signal) = match &exit {
             Exit::Code(code) => (format!("ended with exit code {code}"), Some(*code), None),

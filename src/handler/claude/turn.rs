@@ -366,12 +366,10 @@ impl<'a> Talk<'a> {
         Some(Ended::Well(Reply { answer, state, metadata }))
     }
 
-    async fn crashed(&mut self, cli: &Live) -> Ended {
-        if self.state.is_some() && cli.says_unknown() {
-            return Ended::Unknown;
-        }
+    async fn crashed(&mut self, cli: &mut Live) -> Ended {
         let phase = if self.saying.has_begun { "turn" } else { "start" };
-        Ended::Crashed(cli.crash(phase).await)
+        let fault = cli.crash(phase).await;
+        if self.state.is_some() && cli.says_unknown() { Ended::Unknown } else { Ended::Crashed(fault) }
     }
 
     /// Stops the turn: by asking first, since a process that stops by itself kills its tools and can be kept.
