@@ -61,4 +61,7 @@ pub use model::{
 };
 pub use process::{Environment, run_if_asked as run_shim_if_asked};
 pub use redact::{Redactor, Secret};
-pub use store::{Acknowledge, Batch, Done, Entries, MemoryStore, Page, Store, StoreError, StoredSession, StoredTurn};
+pub use store::{
+    Acknowledge, Batch, Done, Entries, Interrupted, MemoryStore, OpenError, Page, SqliteStore, Store, StoreError,
+    StoredSession, StoredTurn,
+};

@@ -7,8 +7,10 @@ use crate::api::{Listening, Server};
 use crate::config::{ConfigError, ServeConfig, ServeFlags};
 use crate::process;
 use crate::redact::Redactor;
+use crate::store::SqliteStore;
 use crate::telemetry;
 use std::io::Write;
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
@@ -42,6 +44,14 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         .dari(config.dari)
         .redactor(own)
         .grace(config.grace);
+    let server = match config.data_dir.as_deref().map(SqliteStore::open) {
+        Some(Ok(store)) => server.store(Arc::new(store)),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "--data-dir cannot be used: sessions live in memory and end with this server");
+            server
+        }
+        None => server,
+    };
     let server = match config.hosts {
         Some(hosts) => server.hosts(hosts),
         None => server,

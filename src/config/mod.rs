@@ -175,6 +175,9 @@ pub struct ServeFlags {
     /// Sends blanks before a Dari answer at this interval, for proxies that cut silent connections; 0 = off
     #[arg(long, env = "TURNHOST_KEEPALIVE_SECONDS", default_value = "0", value_name = "N")]
     keepalive_seconds: String,
+    /// A folder for what outlives the server: sessions, answers, events. Without it they live in memory
+    #[arg(long, env = "TURNHOST_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// How long running turns may go on once the server is asked to stop
     #[arg(long, env = "TURNHOST_GRACE", default_value = "10s", value_name = "TIME")]
     grace: String,
@@ -296,6 +299,8 @@ pub struct ServeConfig {
     pub allowed_origins: Vec<String>,
     /// The protocols.
     pub protocols: BTreeSet<Protocol>,
+    /// The folder of what outlives the server.
+    pub data_dir: Option<PathBuf>,
     /// Paths and instructions of Dari.
     pub dari: DariOptions,
     /// Bounds of the adapters.
@@ -359,6 +364,7 @@ impl ServeFlags {
             dari,
             limits,
             grace: duration("--grace", &self.grace)?,
+            data_dir: self.data_dir.filter(|folder| !folder.as_os_str().is_empty()),
             agent,
         })
     }

@@ -233,7 +233,7 @@ impl Engine {
         let session = engine.registry.session(&request.session, request.lifetime).await;
         let follower = follow.then(|| session.log.follow(session.log.end()));
         let admitted = session.admit(&request, engine.options.queue_limit, || {
-            TurnRecord::new(draw_turn_id(), session.id.clone(), request.repeat.clone())
+            TurnRecord::new(draw_turn_id(), session.id.clone(), request.repeat.clone(), false, session.store())
         });
         match admitted {
             Err(fault) => {
@@ -276,6 +276,12 @@ impl Engine {
             }
         }
         engine.tasks.spawn_on(runner, &engine.runtime);
+    }
+
+    /// Whether a session is in memory: then its turns are admitted without a wait.
+    #[must_use]
+    pub fn is_loaded(&self, id: &SessionId) -> bool {
+        self.0.registry.is_loaded(id)
     }
 
     /// Runs a piece of an adapter's work that must go on when the request's own future is dropped. The server does not

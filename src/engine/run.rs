@@ -50,7 +50,7 @@ pub(super) fn settle_unbegun(engine: &Inner, session: &Session, record: &Arc<Tur
 
 async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting, state: Option<RawJson>) {
     let Waiting { record, request } = waiting;
-    let attempt = 1;
+    let attempt = record.attempt.get().copied().unwrap_or(1);
     let accepted = session.log.append(&record.id, What::Accepted { attempt, request: request.clone() });
     if let Some(seq) = accepted {
         session.log.stored(seq).await;

@@ -9,7 +9,7 @@ use crate::model::{
     Conflict, Fault, FaultCode, Fingerprint, Lifetime, OnDrain, Outcome, RawJson, Repeat, SessionId, StateChange,
     StateIn, TurnRequest,
 };
-use crate::store::{Store, StoredSession};
+use crate::store::{Interrupted, Store, StoredSession};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) lifetime: Lifetime,
     pub(super) log: Arc<SessionLog>,
+    /// Where it is kept.
+    store: Option<Arc<dyn Store>>,
     /// Its watched directories, once it has any.
     handout: OnceLock<Arc<Handout>>,
     inner: Mutex<Inner>,
@@ -40,6 +42,8 @@ struct Inner {
     has_runner: bool,
     /// Turns begun so far: tells whether another turn began since an answer was made.
     begun: u64,
+    /// Turns that were cut without an outcome: a retry is their next attempt.
+    interrupted: Vec<Interrupted>,
     settled: VecDeque<Arc<TurnRecord>>,
     settled_bytes: usize,
     /// How many settled turns have a key of this hash: most requests are new, and need not look at a hundred others.
@@ -77,18 +81,29 @@ impl Session {
             running: None,
             has_runner: false,
             begun: 0,
+            interrupted: stored.interrupted,
             settled: VecDeque::new(),
             settled_bytes: 0,
             settled_keys: HashMap::new(),
             hasher: RandomState::new(),
         };
-        for turn in stored.settled {
-            let record = TurnRecord::new(turn.id, id.clone(), turn.repeat);
+        let newest = stored.settled.len();
+        for (at, turn) in stored.settled.into_iter().enumerate() {
+            let record = TurnRecord::new(turn.id, id.clone(), turn.repeat, turn.is_delivered, store.clone());
             record.settle(turn.outcome.clone());
+            if at + 1 < newest {
+                // Another turn has begun since.
+                let _ = record.begun_at_end.set(u64::MAX);
+            }
             inner.remember(record, &turn.outcome);
         }
-        let log = SessionLog::new(id.clone(), stored.last, store, logs);
-        Arc::new(Self { id, lifetime, log, handout: OnceLock::new(), inner: Mutex::new(inner) })
+        let log = SessionLog::new(id.clone(), stored.last, store.clone(), logs);
+        Arc::new(Self { id, lifetime, log, store, handout: OnceLock::new(), inner: Mutex::new(inner) })
+    }
+
+    /// Where it is kept, if anywhere.
+    pub(super) fn store(&self) -> Option<Arc<dyn Store>> {
+        self.store.clone()
     }
 
     /// Its watched directories, if it has any.
@@ -121,6 +136,7 @@ impl Session {
             return Err(Fault::new(FaultCode::QueueFull, "turn queue is full"));
         }
         let record = new_record();
+        let _ = record.attempt.set(inner.attempt(&request.repeat));
         inner.queue.push_back(Waiting { record: record.clone(), request: request.clone() });
         let start_runner = !std::mem::replace(&mut inner.has_runner, true);
         if start_runner {
@@ -155,6 +171,11 @@ impl Session {
             StateChange::Set(state) => inner.state = Some(state.clone()),
         }
         let _ = record.begun_at_end.set(inner.begun);
+        if !outcome.is_recorded() && record.repeat != Repeat::Never {
+            let attempt = record.attempt.get().copied().unwrap_or(1);
+            inner.interrupted.insert(0, Interrupted { repeat: record.repeat.clone(), attempt });
+            inner.interrupted.truncate(REMEMBERED);
+        }
         if outcome.is_recorded() && self.lifetime == Lifetime::Named && record.repeat != Repeat::Never {
             inner.remember(record.clone(), outcome);
         }
@@ -222,6 +243,16 @@ impl Inner {
                 Ok(live.or_else(|| self.settled_with(repeat).find(same).filter(|r| self.awaits_retry(r))).cloned())
             }
         }
+    }
+
+    /// Which attempt a turn is. What it goes on from is forgotten: it has an outcome soon, or is cut again.
+    fn attempt(&mut self, repeat: &Repeat) -> u32 {
+        let Some(at) = self.interrupted.iter().position(|one| *repeat != Repeat::Never && one.repeat == *repeat) else {
+            return 1;
+        };
+        let attempt = self.interrupted[at].attempt + 1;
+        self.interrupted.retain(|one| one.repeat != *repeat);
+        attempt
     }
 
     /// Whether an answer was never delivered and no other turn has begun since it was made.

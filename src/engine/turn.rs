@@ -4,13 +4,14 @@
 
 use crate::handler::{InputRefused, Inputs};
 use crate::model::{CancelReason, Outcome, Repeat, SessionId, TurnId};
+use crate::store::Store;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 /// A turn that the engine has admitted. Shared by everybody who waits for it, watches it or stops it.
-#[derive(Debug)]
 pub struct TurnRecord {
     /// The turn's id.
     pub id: TurnId,
@@ -21,13 +22,29 @@ pub struct TurnRecord {
     pub(super) inputs: Inputs,
     outcome: SetOnce<Arc<Outcome>>,
     delivered: AtomicBool,
+    /// Told when a caller has the whole answer.
+    store: Option<Arc<dyn Store>>,
+    /// 1, or more when earlier attempts were cut.
+    pub(super) attempt: OnceLock<u32>,
     /// How many turns of the session had begun when this one ended; tells whether another began since.
     pub(super) begun_at_end: OnceLock<u64>,
     pub(super) ended_at: OnceLock<tokio::time::Instant>,
 }
 
+impl fmt::Debug for TurnRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TurnRecord").field("id", &self.id).field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
 impl TurnRecord {
-    pub(super) fn new(id: TurnId, session: SessionId, repeat: Repeat) -> Arc<Self> {
+    pub(super) fn new(
+        id: TurnId,
+        session: SessionId,
+        repeat: Repeat,
+        is_delivered: bool,
+        store: Option<Arc<dyn Store>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             session,
@@ -35,7 +52,9 @@ impl TurnRecord {
             stop: Stop::default(),
             inputs: Inputs::default(),
             outcome: SetOnce::new(),
-            delivered: AtomicBool::new(false),
+            delivered: AtomicBool::new(is_delivered),
+            store,
+            attempt: OnceLock::new(),
             begun_at_end: OnceLock::new(),
             ended_at: OnceLock::new(),
         })
@@ -68,7 +87,14 @@ impl TurnRecord {
 
     /// Notes that a caller has received the whole answer.
     pub fn mark_delivered(&self) {
-        self.delivered.store(true, Ordering::Release);
+        let was_delivered = self.delivered.swap(true, Ordering::AcqRel);
+        // Those that cannot be repeated are nobody's retry.
+        if !was_delivered
+            && self.repeat != Repeat::Never
+            && let Some(store) = &self.store
+        {
+            store.delivered(&self.session, &self.id);
+        }
     }
 
     /// Whether some caller has received the whole answer.

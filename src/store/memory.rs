@@ -2,7 +2,7 @@
 //!
 //! Owns its bounds: 1,000 idle sessions, 100 settled turns and 256 KiB of events per session, 64 MiB of events in all.
 
-use super::{Batch, Done, Page, Store, StoreError, StoredSession, StoredTurn};
+use super::{Batch, Done, Interrupted, Page, Store, StoreError, StoredSession, StoredTurn};
 use crate::model::{Entry, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, What};
 use futures_util::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -36,7 +36,9 @@ struct Kept {
 struct Session {
     last: Seq,
     state: Option<RawJson>,
-    open: Option<(TurnId, Repeat)>,
+    open: Option<(TurnId, Repeat, u32)>,
+    /// Turns that the server's stop cut: a retry is their next attempt.
+    interrupted: VecDeque<Interrupted>,
     settled: VecDeque<StoredTurn>,
     settled_bytes: usize,
     events: VecDeque<Arc<Entry>>,
@@ -128,8 +130,8 @@ impl Session {
     fn take(&mut self, entry: Arc<Entry>) {
         self.last = entry.seq;
         match &entry.what {
-            What::Accepted { request, .. } => {
-                self.open = Some((entry.turn.clone(), request.repeat.clone()));
+            What::Accepted { request, attempt } => {
+                self.open = Some((entry.turn.clone(), request.repeat.clone(), *attempt));
                 if let StateIn::Given(state) = &request.state {
                     self.state.clone_from(state);
                 }
@@ -141,11 +143,13 @@ impl Session {
                     StateChange::Clear => self.state = None,
                     StateChange::Set(state) => self.state = Some(state.clone()),
                 }
-                if let Some((id, repeat)) = self.open.take()
-                    && outcome.is_recorded()
-                {
+                let Some((id, repeat, attempt)) = self.open.take() else { return self.keep(entry) };
+                if outcome.is_recorded() {
                     self.settled_bytes += outcome.weight();
-                    self.settled.push_back(StoredTurn { id, repeat, outcome: outcome.clone() });
+                    self.settled.push_back(StoredTurn { id, repeat, outcome: outcome.clone(), is_delivered: false });
+                } else {
+                    self.interrupted.push_front(Interrupted { repeat, attempt });
+                    self.interrupted.truncate(TURNS_PER_SESSION);
                 }
                 while self.settled.len() > TURNS_PER_SESSION
                     || (self.settled_bytes > ANSWER_BYTES_PER_SESSION && self.settled.len() > 1)
@@ -156,6 +160,10 @@ impl Session {
                 }
             }
         }
+        self.keep(entry);
+    }
+
+    fn keep(&mut self, entry: Arc<Entry>) {
         self.event_bytes += entry.weight();
         self.events.push_back(entry);
     }
@@ -174,11 +182,20 @@ impl Store for MemoryStore {
         done.tell(Ok(()));
     }
 
+    fn delivered(&self, session: &SessionId, turn: &TurnId) {
+        let mut kept = self.kept();
+        let turns = kept.sessions.get_mut(session).map(|session| &mut session.settled);
+        for stored in turns.into_iter().flatten().filter(|stored| stored.id == *turn) {
+            stored.is_delivered = true;
+        }
+    }
+
     fn session(&self, id: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>> {
         let found = self.kept().sessions.get(id).map(|session| StoredSession {
             last: session.last,
             state: session.state.clone(),
             settled: session.settled.iter().cloned().collect(),
+            interrupted: session.interrupted.iter().cloned().collect(),
         });
         Box::pin(std::future::ready(Ok(found)))
     }

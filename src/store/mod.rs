@@ -1,12 +1,14 @@
-//! What outlives a turn: the contract of a store, the store that keeps everything in memory, and the spill file.
+//! What outlives a turn: the contract of a store, the one that survives the process, the one in memory, and the spill file.
 //!
 //! Owns how entries are kept and read back. Knows nothing of queues, handlers or protocols; numbering is the engine's.
 
 mod memory;
 mod spill;
+mod sqlite;
 
 pub use memory::MemoryStore;
 pub use spill::{Extent, Spill, SpillError, SpillLimits, Spilled};
+pub use sqlite::{OpenError, SqliteStore};
 
 use crate::model::{Entry, Outcome, RawJson, Repeat, Seq, SessionId, TurnId};
 use futures_util::future::BoxFuture;
@@ -65,6 +67,17 @@ pub struct StoredSession {
     pub state: Option<RawJson>,
     /// The last settled turns, oldest first; at least the last 100.
     pub settled: Vec<StoredTurn>,
+    /// Turns that were begun and have no outcome: the server died, or its stop cut them. Newest first.
+    pub interrupted: Vec<Interrupted>,
+}
+
+/// A turn that was begun and did not end.
+#[derive(Debug, Clone)]
+pub struct Interrupted {
+    /// What makes another request its retry.
+    pub repeat: Repeat,
+    /// Which attempt it was.
+    pub attempt: u32,
 }
 
 /// A settled turn.
@@ -76,6 +89,8 @@ pub struct StoredTurn {
     pub repeat: Repeat,
     /// How it ended.
     pub outcome: Arc<Outcome>,
+    /// Whether a caller has the whole answer.
+    pub is_delivered: bool,
 }
 
 /// Entries after a cursor. A first number above `after + 1` means that what lies between is no longer kept.
@@ -93,6 +108,12 @@ pub struct Page {
 pub trait Store: Send + Sync + 'static {
     /// Takes a batch. Must not block; `done` is told exactly once.
     fn append(&self, batch: Batch, done: Done);
+
+    /// Notes that a caller has the whole answer of a turn. Must not block; may be forgotten in a crash, as what it says
+    /// may be repeated then.
+    fn delivered(&self, session: &SessionId, turn: &TurnId) {
+        let _ = (session, turn);
+    }
 
     /// What is known of a session; `None` when nothing is.
     fn session(&self, id: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>>;

@@ -8,3 +8,4 @@ pub mod handler;
 pub mod openai;
 pub mod record;
 pub mod runtimeuse;
+pub mod stored;

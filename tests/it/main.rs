@@ -23,6 +23,7 @@ mod command_line;
 mod commands;
 mod dari;
 mod downloads;
+mod durable;
 mod liveness;
 mod malformed;
 mod misbehaviour;

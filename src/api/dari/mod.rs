@@ -259,7 +259,16 @@ async fn receive(
 async fn admit(body: Bytes, key: Option<String>, runtime: &web::Data<Runtime>) -> Result<Ticket, NoTurn> {
     if body.len() <= LARGE_BODY_BYTES && runtime.dari.instructions.is_fresh() {
         let turn = runtime.dari.prepare(&body, key)?;
-        return runtime.engine.submit(*turn).await.map_err(NoTurn::Fault);
+        if runtime.engine.is_loaded(&turn.session) {
+            return runtime.engine.submit(*turn).await.map_err(NoTurn::Fault);
+        }
+        // Its past is read first; a caller who leaves meanwhile has asked all the same.
+        let submitter = runtime.clone();
+        let admitting =
+            runtime.engine.spawn(async move { submitter.engine.submit(*turn).await.map_err(NoTurn::Fault) });
+        return admitting
+            .await
+            .unwrap_or_else(|_| Err(NoTurn::Fault(Fault::new(FaultCode::Internal, "internal error"))));
     }
     let (reader, submitter) = (runtime.clone(), runtime.clone());
     // The request is complete: were its caller lost while it is read, its turn would be too if this future did it.

@@ -66,3 +66,11 @@ pub fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     out.extend(b"0\r\n\r\n");
     out
 }
+
+/// Sends `POST /runtime/advance` and gives the connection on which the answer will come.
+pub async fn begin_advance(address: SocketAddr, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("the port is open");
+    let head = format!("POST /runtime/advance HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    stream
+}

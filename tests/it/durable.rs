@@ -1,0 +1,143 @@
+//! What outlives the server, however it ends: with `--data-dir`.
+
+use crate::support::{Server, eventually, raw_http};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::path::Path;
+use tempfile::TempDir;
+
+fn start(folder: &Path, args: &[&str]) -> Server {
+    Server::start(&[&["--data-dir", folder.to_str().unwrap()], args].concat())
+}
+
+async fn kill(mut server: Server) {
+    server.signal(Signal::SIGKILL);
+    server.exited().await;
+}
+
+#[tokio::test]
+async fn an_answer_survives_a_kill() {
+    let folder = TempDir::new().unwrap();
+    let server = start(folder.path(), &["--agent", "echo"]);
+    let with_id = json!({"input": "one", "session_id": "s", "message_id": "m1", "state": null});
+    let first = server.advance(&with_id).await;
+    let second = server
+        .advance(&json!({"input": "two", "session_id": "s", "message_id": "m2", "state": first.json()["state"]}))
+        .await;
+    kill(server).await;
+
+    let server = start(folder.path(), &["--agent", "echo"]);
+    assert_eq!(server.advance(&with_id).await.body, first.body, "check 9, after a restart");
+    // The same id with other input is a new turn.
+    let other = json!({"input": "other", "session_id": "s", "message_id": "m1", "state": second.json()["state"]});
+    assert_eq!(server.advance(&other).await.json()["text"], "other");
+    // What was delivered without an id is no retry.
+    let plain = json!({"input": "plain", "session_id": "p", "state": null});
+    assert_eq!(server.advance(&plain).await.json()["state"]["turn"], 1);
+    // That it was delivered is noted behind the answer.
+    let mut server = server;
+    server.signal(Signal::SIGTERM);
+    server.exited().await;
+    let server = start(folder.path(), &["--handler", &handler(folder.path(), false)]);
+    server.advance(&plain).await;
+    assert_eq!(calls(folder.path()), 1, "a new turn");
+}
+
+/// Check 15: an answer that nobody got waits for its retry, also through a kill.
+#[tokio::test]
+async fn an_answer_that_nobody_got() {
+    let folder = TempDir::new().unwrap();
+    let server = start(folder.path(), &["--handler", &handler(folder.path(), true)]);
+    let body = json!({"input": "hello", "session_id": "s", "state": null}).to_string();
+    let socket = raw_http::begin_advance(server.address(), &body).await;
+    eventually("the turn runs", || (calls(folder.path()) == 1).then_some(())).await;
+    drop(socket);
+    std::fs::write(folder.path().join("gate"), "").unwrap();
+    server.idle().await;
+    kill(server).await;
+
+    let server = start(folder.path(), &["--handler", &handler(folder.path(), true)]);
+    let answer = server.advance_raw(body).await;
+    assert_eq!((answer.json()["text"].as_str(), calls(folder.path())), (Some("attempt 1"), 1), "{}", answer.body);
+}
+
+/// A turn that the kill cut is run again by its retry, which says so.
+#[tokio::test]
+async fn a_turn_that_was_cut() {
+    let folder = TempDir::new().unwrap();
+    let body = json!({"input": "go", "session_id": "s", "message_id": "m1", "state": null}).to_string();
+    for begun in 1..=2 {
+        let server = start(folder.path(), &["--handler", &handler(folder.path(), true)]);
+        let socket = raw_http::begin_advance(server.address(), &body).await;
+        eventually("the turn runs", || (calls(folder.path()) == begun).then_some(())).await;
+        kill(server).await;
+        drop(socket);
+    }
+    let server = start(folder.path(), &["--handler", &handler(folder.path(), false)]);
+    let answer = server.advance_raw(body.clone()).await;
+    assert_eq!(answer.json()["text"], "attempt 3", "{}", answer.body);
+    assert_eq!(server.advance_raw(body).await.body, answer.body);
+    assert_eq!(calls(folder.path()), 3);
+}
+
+/// A handler that notes each call, waits for the gate if it is to, and tells which attempt it was.
+fn handler(folder: &Path, waits: bool) -> String {
+    let file = folder.join(if waits { "wait.py" } else { "tell.py" });
+    let (calls, gate) = (folder.join("calls").display().to_string(), folder.join("gate").display().to_string());
+    let wait = if waits {
+        format!("while not os.path.exists({gate:?}):\n        await asyncio.sleep(0.01)")
+    } else {
+        "pass".to_owned()
+    };
+    let source = format!(
+        "import asyncio, os\nasync def run(i, s):\n    open({calls:?}, 'a').write('call\\n')\n    {wait}\n    return f'attempt {{i.attempt}}'\n"
+    );
+    std::fs::write(&file, source).unwrap();
+    file.display().to_string()
+}
+
+fn calls(folder: &Path) -> usize {
+    std::fs::read_to_string(folder.join("calls")).unwrap_or_default().lines().count()
+}
+
+/// A named session goes on: its state, and the numbers of its events.
+#[tokio::test]
+async fn a_named_session_goes_on() {
+    let folder = TempDir::new().unwrap();
+    let extensions = json!({"extensions": ["events"]});
+    let ask = async |server: &Server, prompt: &str| {
+        let mut client = server.connect("/?session=s").await;
+        client.query_with(prompt, extensions.clone()).await;
+        client.until_terminal().await
+    };
+    let server = start(folder.path(), &["--agent", "echo"]);
+    let frames = ask(&server, "@delta 5").await;
+    let last = frames.iter().filter_map(|frame| frame["seq"].as_u64()).max().unwrap();
+    kill(server).await;
+    let server = start(folder.path(), &["--agent", "echo"]);
+    let frames = ask(&server, "@show").await;
+    let first = frames.iter().filter_map(|frame| frame["seq"].as_u64()).min().unwrap();
+    assert!(first > last, "numbers rise: {last}, then {first}");
+    let shown = &frames.last().unwrap()["data"]["structured_output"];
+    assert_eq!(shown["state"], json!({"v": 1, "turn": 1}), "{shown}");
+}
+
+/// Two servers on one folder: the second says so and lives in memory.
+#[tokio::test]
+async fn a_folder_that_cannot_be_used() {
+    let folder = TempDir::new().unwrap();
+    let one = start(folder.path(), &["--agent", "echo"]);
+    let two = start(folder.path(), &["--agent", "echo"]);
+    let ask = json!({"input": "hello", "session_id": "s", "message_id": "m", "state": null});
+    for server in [&one, &two] {
+        assert_eq!(server.advance(&ask).await.json()["text"], "hello");
+    }
+    eventually("a warning", || two.log().contains("is in use by another process").then_some(())).await;
+    assert!(two.log().contains("sessions live in memory"), "{}", two.log());
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let three = start(&file, &["--agent", "echo"]);
+    assert_eq!(three.advance(&ask).await.json()["text"], "hello");
+    eventually("a warning", || three.log().contains("--data-dir cannot be used").then_some(())).await;
+    let _: Value = one.get("/health").await.json();
+}
