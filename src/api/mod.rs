@@ -12,6 +12,7 @@ mod routes;
 mod runtimeuse;
 pub mod server;
 mod unread;
+mod v1;
 
 pub use auth::{Access, AccessError};
 pub use dari::{DariOptions, Events as DariEvents};
@@ -31,11 +32,13 @@ pub enum Protocol {
     Dari,
     /// The WebSocket channel.
     RuntimeUse,
+    /// Our own view of every session, under `/v1`.
+    V1,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Dari, Self::RuntimeUse];
+    pub const ALL: [Self; 3] = [Self::Dari, Self::RuntimeUse, Self::V1];
 
     /// The protocol's name in `--protocols`.
     #[must_use]
@@ -43,6 +46,7 @@ impl Protocol {
         match self {
             Self::Dari => "dari",
             Self::RuntimeUse => "runtimeuse",
+            Self::V1 => "v1",
         }
     }
 }

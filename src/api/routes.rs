@@ -3,7 +3,7 @@
 //! Owns DESIGN section 4's table of paths, and the gate every request but `/health` passes.
 
 use super::auth::Denied;
-use super::{Protocol, Runtime, dari, health, problem, runtimeuse};
+use super::{Protocol, Runtime, dari, health, problem, runtimeuse, v1};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
@@ -51,6 +51,29 @@ pub fn configure(config: &mut web::ServiceConfig, runtime: &Runtime) {
                     .default_service(web::to(|| std::future::ready(not_allowed("POST")))),
             );
         }
+    }
+    if runtime.serves(Protocol::V1) {
+        config.service(
+            web::resource("/v1/sessions/{session}/events")
+                .route(web::get().to(v1::events))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("GET")))),
+        );
+        config.service(
+            web::resource("/v1/sessions/{session}/turns")
+                .route(web::post().to(v1::begin))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
+        );
+        config.service(
+            web::resource("/v1/turns/{turn}")
+                .route(web::get().to(v1::show))
+                .route(web::delete().to(v1::cancel))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("GET, DELETE")))),
+        );
+        config.service(
+            web::resource("/v1/turns/{turn}/input")
+                .route(web::post().to(v1::input))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
+        );
     }
     config.default_service(web::to(everything_else));
 }

@@ -7,13 +7,11 @@ use super::{INTERRUPTED, OK, TURN_FAILED, agent};
 use crate::config::{AgentConfig, ConfigError, RunFlags};
 use crate::engine::{Engine, Followed, draw_connection_session};
 use crate::handler::DynHandler;
-use crate::json;
-use crate::model::{
-    Answer, CancelReason, Ending, Event, Lifetime, OnDrain, Outcome, StateChange, StateIn, TurnRequest, What,
-};
+use crate::model::{CancelReason, Ending, Event, Lifetime, OnDrain, Outcome, StateIn, TurnRequest, What};
 use crate::store::MemoryStore;
 use crate::telemetry;
 use crate::wire::record::EventRecord;
+use crate::wire::v1::outcome_members;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -176,7 +174,7 @@ impl Screen {
     fn end(&mut self, outcome: &Outcome) -> u8 {
         self.end_line();
         if self.json {
-            out(&(ended(outcome) + "\n"));
+            out(&format!("{{\"type\":\"ended\",{}}}\n", outcome_members(outcome)));
         }
         match &outcome.ending {
             Ending::Answered(answer) => {
@@ -204,38 +202,6 @@ impl Screen {
             Ending::Interrupted => TURN_FAILED,
         }
     }
-}
-
-/// The outcome as the last line of `--json`.
-fn ended(outcome: &Outcome) -> String {
-    let (word, rest) = match &outcome.ending {
-        Ending::Answered(Answer::Text(text)) => ("answered", format!(r#","text":{}"#, json::string(text))),
-        Ending::Answered(Answer::Structured(value)) => {
-            ("answered", format!(r#","structured_output":{}"#, json::compact(value.as_str())))
-        }
-        Ending::Answered(answer @ Answer::Commands(_)) => {
-            ("answered", format!(r#","text":{}"#, json::string(&answer.plain())))
-        }
-        Ending::Failed(fault) => {
-            let code = json::string(fault.code.name());
-            ("failed", format!(r#","code":{code},"error":{}"#, json::string(&fault.message)))
-        }
-        Ending::Cancelled(_) => ("cancelled", String::new()),
-        Ending::TimedOut { after, .. } => ("timed_out", format!(r#","after_ms":{}"#, after.as_millis())),
-        Ending::Interrupted => ("interrupted", String::new()),
-    };
-    let state = match &outcome.state {
-        StateChange::Keep => String::new(),
-        StateChange::Clear => r#","state":null"#.to_owned(),
-        StateChange::Set(state) => format!(r#","state":{}"#, json::one_line(state.as_str())),
-    };
-    // A failure has its metadata with it.
-    let metadata = match &outcome.ending {
-        Ending::Failed(fault) => fault.metadata.as_ref(),
-        _ => outcome.metadata.as_ref(),
-    };
-    let metadata = metadata.map_or_else(String::new, |raw| format!(r#","metadata":{}"#, json::one_line(raw.as_str())));
-    format!(r#"{{"type":"ended","outcome":"{word}"{rest}{state}{metadata}}}"#)
 }
 
 fn out(text: &str) {

@@ -155,12 +155,12 @@ pub struct ServeFlags {
     /// Origin of web pages that may call, besides the server's own; may be repeated
     #[arg(long, env = "TURNHOST_ALLOW_ORIGIN", value_delimiter = ',', action = clap::ArgAction::Append, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// Protocols to serve: dari, runtimeuse
+    /// Protocols to serve: dari, runtimeuse, v1
     #[arg(
         long,
         env = "TURNHOST_PROTOCOLS",
         value_name = "LIST",
-        help = "Protocols to serve: dari, runtimeuse [default: all]"
+        help = "Protocols to serve: dari, runtimeuse, v1 [default: all]"
     )]
     protocols: Option<String>,
     /// Path of Dari's health check

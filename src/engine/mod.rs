@@ -26,7 +26,7 @@ pub use turn::TurnRecord;
 use crate::artifact::download::DownloadLimits;
 use crate::artifact::handout::{Handout, HandoutLimits};
 use crate::handler::DynHandler;
-use crate::model::{CancelReason, Fault, FaultCode, OnDrain, SessionId, TurnId, TurnRequest};
+use crate::model::{CancelReason, Fault, FaultCode, OnDrain, Seq, SessionId, TurnId, TurnRequest};
 use crate::outbound;
 use crate::process::Environment;
 use crate::redact::Redactor;
@@ -276,6 +276,20 @@ impl Engine {
             }
         }
         engine.tasks.spawn_on(runner, &engine.runtime);
+    }
+
+    /// A turn of a session that is in memory: one that runs, waits, or has ended and is remembered.
+    #[must_use]
+    pub fn turn(&self, id: &TurnId) -> Option<Arc<TurnRecord>> {
+        self.0.registry.all().into_iter().find_map(|session| session.turn(id))
+    }
+
+    /// Follows the log of a named session from behind `after`; `None` if nothing is known of it.
+    pub async fn follow(&self, id: &SessionId, after: Seq) -> Option<Follower> {
+        let session = self.0.registry.known(id).await?;
+        let follower = session.log.follow(after);
+        self.0.registry.went_quiet(&session);
+        Some(follower)
     }
 
     /// Whether a session is in memory: then its turns are admitted without a wait.

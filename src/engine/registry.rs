@@ -69,6 +69,21 @@ impl Registry {
         Some(session)
     }
 
+    /// A named session that has a past, loaded if it was not.
+    pub(super) async fn known(&self, id: &SessionId) -> Option<Arc<Session>> {
+        if let Some(session) = self.get(id) {
+            return (session.lifetime == Lifetime::Named).then_some(session);
+        }
+        match self.store.session(id).await {
+            Ok(Some(_)) => Some(self.session(id, Lifetime::Named).await),
+            Ok(None) => None,
+            Err(error) => {
+                tracing::error!(session = %id, %error, "the session's past could not be read");
+                None
+            }
+        }
+    }
+
     pub(super) fn is_loaded(&self, id: &SessionId) -> bool {
         self.loaded().sessions.contains_key(id)
     }

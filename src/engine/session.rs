@@ -7,7 +7,7 @@ use super::turn::TurnRecord;
 use crate::artifact::handout::Handout;
 use crate::model::{
     Conflict, Fault, FaultCode, Fingerprint, Lifetime, OnDrain, Outcome, RawJson, Repeat, SessionId, StateChange,
-    StateIn, TurnRequest,
+    StateIn, TurnId, TurnRequest,
 };
 use crate::store::{Interrupted, Store, StoredSession};
 use std::collections::hash_map::Entry;
@@ -194,6 +194,12 @@ impl Session {
         let inner = self.inner();
         let waiting = inner.queue.iter().map(|waiting| (waiting.record.clone(), waiting.request.on_drain));
         inner.running.iter().cloned().chain(waiting).collect()
+    }
+
+    /// A turn that runs, waits, or has ended and is remembered.
+    pub(super) fn turn(&self, id: &TurnId) -> Option<Arc<TurnRecord>> {
+        let inner = self.inner();
+        inner.live_records().chain(inner.settled.iter().rev()).find(|record| record.id == *id).cloned()
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -9,3 +9,4 @@ pub mod openai;
 pub mod record;
 pub mod runtimeuse;
 pub mod stored;
+pub mod v1;

@@ -50,6 +50,7 @@ impl<'a> AcceptedRecord<'a> {
         request.protocol = match &*self.protocol {
             "dari" => "dari",
             "runtimeuse" => "runtimeuse",
+            "v1" => "v1",
             _ => "unknown",
         };
         request.source_id = self.source_id.map(Cow::into_owned);

@@ -39,5 +39,6 @@ mod smoke;
 mod stdio_protocol;
 mod steer;
 mod surface;
+mod v1;
 mod what_leaves_a_socket;
 mod who_may_call;

@@ -20,7 +20,7 @@ const KEPT_FREE: &[&str] = &[
     "/ws",
     "/ws/sessions/1",
     "/v1",
-    "/v1/sessions/x/events",
+    "/v1/else",
     "/agent-profiles",
     "/invocations",
     "/ping",
@@ -248,7 +248,7 @@ async fn protocols_that_are_off_free_their_paths() {
     assert_eq!(moved.get("/health").await.status, 404);
 
     for (list, sentence) in [
-        ("dari,telnet", "Error: unknown protocol \"telnet\". Choose from: dari, runtimeuse\n"),
+        ("dari,telnet", "Error: unknown protocol \"telnet\". Choose from: dari, runtimeuse, v1\n"),
         (",", "Error: --protocols names none\n"),
     ] {
         let end = turnhost(&["--agent", "echo", "--port", "0", "--protocols", list]).await;

@@ -71,6 +71,12 @@ impl Follower {
         }
     }
 
+    /// Whether it has taken everything that readers may see now.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.log.end() <= self.after
+    }
+
     /// The next entries if there are any in memory; never waits.
     #[cfg(test)]
     pub fn try_next(&mut self, max_bytes: usize) -> Vec<Followed> {

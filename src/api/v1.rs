@@ -1,0 +1,259 @@
+//! Our own view of every session: its events, new turns, and what can be done to a turn that runs.
+//!
+//! Owns the paths under `/v1`. A turn that came by another protocol is seen, steered and cancelled here all the same.
+
+use super::body::{self, BodyError};
+use super::{Runtime, problem};
+use crate::engine::{Followed, Follower, TurnRecord};
+use crate::json;
+use crate::model::{
+    CancelReason, Conflict, Fault, FaultCode, RawJson, Repeat, Seq, SessionId, StateIn, TurnId, TurnRequest,
+};
+use crate::redact::Secret;
+use crate::wire::v1::{NewInput, NewTurn, entry, gap, outcome_members};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The largest body of a new turn.
+const BODY: usize = 64 << 20;
+/// About how much of a log one page has.
+const PAGE: usize = 1 << 20;
+/// About how much of it is written to a stream at once.
+const PIECE: usize = 64 << 10;
+/// How long a caller may wait for an outcome.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// A stream that has nothing to tell says so, for proxies.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+pub fn not_allowed(allow: &'static str) -> HttpResponse {
+    let mut answer = problem::error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allow));
+    answer
+}
+
+fn not_found(what: &str) -> HttpResponse {
+    problem::error(StatusCode::NOT_FOUND, what)
+}
+
+/// A parameter of the query.
+fn parameter<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request
+        .query_string()
+        .split('&')
+        .find_map(|pair| pair.split_once('=').filter(|(one, _)| *one == name))
+        .map(|(_, v)| v)
+}
+
+/// `GET /v1/sessions/:id/events?after=N`: a page, or with `Accept: text/event-stream` everything from there on.
+pub async fn events(request: HttpRequest, session: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
+    let Ok(session) = SessionId::new(&session) else { return not_found("no such session") };
+    // A stream that was cut goes on where its reader was.
+    let last = request.headers().get("last-event-id").and_then(|value| value.to_str().ok());
+    let after = match last.or_else(|| parameter(&request, "after")).map(str::parse::<u64>) {
+        None => 0,
+        Some(Ok(after)) => after,
+        Some(Err(_)) => return problem::error(StatusCode::BAD_REQUEST, "after: expected the number of an event"),
+    };
+    let loading = runtime.clone();
+    // Not on this connection's future: a session that is loaded is loaded once.
+    let follower = runtime.engine.spawn(async move { loading.engine.follow(&session, Seq(after)).await }).await;
+    let Ok(Some(follower)) = follower else { return not_found("no such session") };
+    let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepts.contains("text/event-stream") { stream(follower, runtime) } else { page(follower).await }
+}
+
+async fn page(mut follower: Follower) -> HttpResponse {
+    let (mut out, mut has_any) = (r#"{"events":["#.to_owned(), false);
+    while !follower.is_at_end() && out.len() < PAGE {
+        for followed in follower.next(PIECE).await {
+            if std::mem::replace(&mut has_any, true) {
+                out.push(',');
+            }
+            out.push_str(&shown(&followed).1);
+        }
+    }
+    out.push_str(if follower.is_at_end() { r#"],"more":false}"# } else { r#"],"more":true}"# });
+    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/json").body(out)
+}
+
+fn shown(followed: &Followed) -> (u64, String) {
+    match followed {
+        Followed::Entry(one) => (one.seq.0, entry(one)),
+        Followed::Gap { from, to } => (to.0, gap(*from, *to)),
+    }
+}
+
+fn stream(follower: Follower, runtime: web::Data<Runtime>) -> HttpResponse {
+    let chunks = futures_util::stream::unfold((follower, runtime), |(mut follower, runtime)| async move {
+        let piece = tokio::select! {
+            () = runtime.stopping.cancelled() => return None,
+            piece = tokio::time::timeout(SIGN_OF_LIFE, follower.next(PIECE)) => piece,
+        };
+        let mut text = String::new();
+        match piece {
+            Err(_) => text.push_str(": still here\n\n"),
+            Ok(entries) => {
+                for one in &entries {
+                    let (seq, data) = shown(one);
+                    text.extend(["id: ", &seq.to_string(), "\ndata: ", &data, "\n\n"]);
+                }
+            }
+        }
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (follower, runtime)))
+    });
+    HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .content_type("text/event-stream")
+        .streaming(Box::pin(chunks))
+}
+
+/// `POST /v1/sessions/:id/turns`: 202 with the turn, or with `?wait=SECONDS` its outcome if it comes in time.
+pub async fn begin(
+    request: HttpRequest,
+    payload: web::Payload,
+    session: web::Path<String>,
+    runtime: web::Data<Runtime>,
+) -> HttpResponse {
+    let bad = |text: &str| problem::error(StatusCode::BAD_REQUEST, text);
+    let Ok(session) = SessionId::new(&session) else {
+        return bad("a session's id is 1 to 256 characters without control characters");
+    };
+    let wait = match parameter(&request, "wait").map(str::parse::<f64>) {
+        None => None,
+        Some(Ok(seconds)) if seconds >= 0.0 => {
+            Some(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT))
+        }
+        Some(_) => return bad("wait: expected a number of seconds"),
+    };
+    let key = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap_or_default().to_owned());
+    if key.as_ref().is_some_and(|key| !(1..=256).contains(&key.len())) {
+        return bad("Idempotency-Key: expected 1 to 256 characters of ASCII");
+    }
+    let body = match body::read(payload, None, BODY, runtime.limits.body_timeout).await {
+        Ok(body) => body,
+        Err(error) => return unread(error),
+    };
+    let asked = match new_turn(session, key, &body, &runtime) {
+        Ok(asked) => asked,
+        Err(text) => return bad(&text),
+    };
+    let submitter = runtime.clone();
+    // Admitted whether its caller is still there or not.
+    let admitted = runtime.engine.spawn(async move { submitter.engine.submit(asked).await }).await;
+    let turn = match admitted {
+        Ok(Ok(ticket)) => ticket.turn,
+        Ok(Err(fault)) => return refused(&fault),
+        Err(_) => return problem::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+    };
+    if let Some(wait) = wait
+        && tokio::time::timeout(wait, turn.outcome()).await.is_ok()
+    {
+        turn.mark_delivered();
+        return told(&turn, StatusCode::OK);
+    }
+    told(&turn, StatusCode::ACCEPTED)
+}
+
+fn unread(error: BodyError) -> HttpResponse {
+    match error {
+        BodyError::TooLarge => problem::error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 MiB"),
+        BodyError::TimedOut => problem::error(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+        BodyError::Cut => problem::error(StatusCode::BAD_REQUEST, "the body was cut off"),
+    }
+}
+
+fn refused(fault: &Fault) -> HttpResponse {
+    let status = match fault.code {
+        FaultCode::KeyConflict => StatusCode::CONFLICT,
+        FaultCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    problem::error(status, &fault.message)
+}
+
+fn new_turn(session: SessionId, key: Option<String>, body: &[u8], runtime: &Runtime) -> Result<TurnRequest, String> {
+    let text = json::check_within(body, runtime.limits.requests.nesting)
+        .map_err(|error| format!("the body is not valid JSON: {error}"))?;
+    let new: NewTurn<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let is_object = |raw: &&serde_json::value::RawValue| json::is_object(raw.get());
+    if new.metadata.as_ref().is_some_and(|raw| !is_object(raw)) {
+        return Err("metadata: expected an object".to_owned());
+    }
+    if new.output_format.as_ref().is_some_and(|raw| !is_object(raw)) {
+        return Err("output_format: expected an object".to_owned());
+    }
+    let repeat = key.map_or(Repeat::Never, |id| Repeat::ById {
+        id,
+        body: json::FingerprintBuilder::new().json(text).finish(),
+        conflict: Conflict::Refuse,
+    });
+    let env = new.env.map(|env| env.into_iter().map(|(name, value)| (name, Secret::new(value))).collect());
+    Ok(TurnRequest {
+        repeat,
+        system_prompt: new.system_prompt,
+        model: new.model,
+        output_format: new.output_format.map(json::from_raw),
+        state: match new.state {
+            None => StateIn::Stored,
+            Some(raw) if raw.get() == "null" => StateIn::Given(None),
+            Some(raw) => StateIn::Given(Some(json::from_raw(raw))),
+        },
+        env,
+        secrets: new.secrets.into_iter().map(Secret::new).collect(),
+        metadata: new.metadata.map(json::from_raw),
+        timeout: new.timeout_ms.filter(|ms| *ms > 0).map(Duration::from_millis),
+        ..TurnRequest::new(session, "v1", new.prompt)
+    })
+}
+
+/// What is known of a turn.
+fn told(turn: &TurnRecord, status: StatusCode) -> HttpResponse {
+    let head =
+        format!(r#""turn":{},"session":{}"#, json::string(turn.id.as_str()), json::string(turn.session.as_str()));
+    let body = match turn.ended() {
+        Some(outcome) => format!(r#"{{{head},"status":"ended",{}}}"#, outcome_members(&outcome)),
+        None => format!(r#"{{{head},"status":"running"}}"#),
+    };
+    let body: RawJson = RawJson::from_valid(body);
+    HttpResponse::build(status).content_type("application/json").body(body.as_str().to_owned())
+}
+
+fn find(turn: &str, runtime: &Runtime) -> Option<Arc<TurnRecord>> {
+    runtime.engine.turn(&TurnId::from_drawn(turn.to_owned()))
+}
+
+/// `GET /v1/turns/:id`
+pub async fn show(turn: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
+    match find(&turn, &runtime) {
+        Some(turn) => told(&turn, StatusCode::OK),
+        None => not_found("no such turn is running or remembered"),
+    }
+}
+
+/// `DELETE /v1/turns/:id`: asks for its end. How it ended is told to everybody who waits for it.
+pub async fn cancel(turn: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
+    let Some(turn) = find(&turn, &runtime) else { return not_found("no such turn is running or remembered") };
+    runtime.engine.cancel(&turn, CancelReason::Caller);
+    told(&turn, StatusCode::ACCEPTED)
+}
+
+/// `POST /v1/turns/:id/input`: another message of the user into a running turn.
+pub async fn input(payload: web::Payload, turn: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
+    let Some(turn) = find(&turn, &runtime) else { return not_found("no such turn is running or remembered") };
+    let body = match body::read(payload, None, BODY, runtime.limits.body_timeout).await {
+        Ok(body) => body,
+        Err(error) => return unread(error),
+    };
+    let new: NewInput = match serde_json::from_slice(&body) {
+        Ok(new) => new,
+        Err(error) => return problem::error(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    match turn.steer(new.text) {
+        Ok(()) => told(&turn, StatusCode::ACCEPTED),
+        Err(refused) => problem::error(StatusCode::CONFLICT, &refused.to_string()),
+    }
+}

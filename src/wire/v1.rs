@@ -1,0 +1,111 @@
+//! Our own view of every session: what callers send and get under `/v1`, and how an entry of a log looks.
+//!
+//! Owns the shapes. A wire form may say how it is made from plain data; the bytes of opaque JSON are those of its owner.
+
+use crate::json;
+use crate::model::{Answer, Ending, Entry, Outcome, Seq, StateChange, What};
+use crate::wire::stored::write_event;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// `POST /v1/sessions/:id/turns`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTurn<'a> {
+    /// The user's text.
+    pub prompt: String,
+    /// Instructions to the agent.
+    #[serde(default)]
+    pub system_prompt: Option<String>,
+    /// The model.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// `{"type":"json_schema","schema":{…}}`
+    #[serde(borrow, default)]
+    pub output_format: Option<&'a RawValue>,
+    /// Absent: the session's own. `null`: none.
+    #[serde(borrow, default, deserialize_with = "even_null")]
+    pub state: Option<&'a RawValue>,
+    /// What the agent sees in its environment.
+    #[serde(default)]
+    pub env: Option<BTreeMap<String, String>>,
+    /// Values that must not leave the process.
+    #[serde(default)]
+    pub secrets: Vec<String>,
+    /// The caller's own, an object.
+    #[serde(borrow, default)]
+    pub metadata: Option<&'a RawValue>,
+    /// A limit on the whole turn.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+}
+
+/// `POST /v1/turns/:id/input`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewInput {
+    /// The user's text.
+    pub text: String,
+}
+
+/// A value that is there is there, also when it is `null`.
+fn even_null<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
+}
+
+/// An entry of a session's log as a JSON object.
+#[must_use]
+pub fn entry(entry: &Entry) -> String {
+    let head = format!(r#""seq":{},"turn":{},"at_ms":{}"#, entry.seq.0, json::string(entry.turn.as_str()), entry.at_ms);
+    match &entry.what {
+        What::Accepted { attempt, request } => {
+            let (protocol, prompt) = (json::string(request.protocol), json::string(&request.prompt));
+            format!(r#"{{{head},"type":"accepted","attempt":{attempt},"protocol":{protocol},"prompt":{prompt}}}"#)
+        }
+        What::Said(event) => {
+            let event = String::from_utf8_lossy(&write_event(event)).into_owned();
+            format!(r#"{{{head},"type":"event","event":{event}}}"#)
+        }
+        What::Ended(outcome) => format!(r#"{{{head},"type":"ended",{}}}"#, outcome_members(outcome)),
+    }
+}
+
+/// What is no longer kept, as a JSON object.
+#[must_use]
+pub fn gap(from: Seq, to: Seq) -> String {
+    format!(r#"{{"seq":{},"type":"gap","from":{},"to":{}}}"#, to.0, from.0, to.0)
+}
+
+/// An outcome as the members of a JSON object: `outcome` and what goes with it.
+#[must_use]
+pub fn outcome_members(outcome: &Outcome) -> String {
+    let (word, rest) = match &outcome.ending {
+        Ending::Answered(Answer::Text(text)) => ("answered", format!(r#","text":{}"#, json::string(text))),
+        Ending::Answered(Answer::Structured(value)) => {
+            ("answered", format!(r#","structured_output":{}"#, json::compact(value.as_str())))
+        }
+        Ending::Answered(answer @ Answer::Commands(_)) => {
+            ("answered", format!(r#","text":{}"#, json::string(&answer.plain())))
+        }
+        Ending::Failed(fault) => {
+            let code = json::string(fault.code.name());
+            ("failed", format!(r#","code":{code},"error":{}"#, json::string(&fault.message)))
+        }
+        Ending::Cancelled(_) => ("cancelled", String::new()),
+        Ending::TimedOut { after, .. } => ("timed_out", format!(r#","after_ms":{}"#, after.as_millis())),
+        Ending::Interrupted => ("interrupted", String::new()),
+    };
+    let state = match &outcome.state {
+        StateChange::Keep => String::new(),
+        StateChange::Clear => r#","state":null"#.to_owned(),
+        StateChange::Set(state) => format!(r#","state":{}"#, json::one_line(state.as_str())),
+    };
+    // A failure has its metadata with it.
+    let metadata = match &outcome.ending {
+        Ending::Failed(fault) => fault.metadata.as_ref(),
+        _ => outcome.metadata.as_ref(),
+    };
+    let metadata = metadata.map_or_else(String::new, |raw| format!(r#","metadata":{}"#, json::one_line(raw.as_str())));
+    format!(r#""outcome":"{word}"{rest}{state}{metadata}"#)
+}
