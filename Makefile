@@ -25,7 +25,7 @@ test: cargo node venv agents ## Every test: units, docs, the house's shape, the 
 # Part of `make test`; alone, to look at the agents only.
 test-agents: cargo node venv agents ## The tests of the built-in agents and of the SDKs' handlers, with the real CLIs
 	TURNHOST_TEST_PYTHON="$(CURDIR)/.cache/venv/bin/python" \
-	  cargo test --locked --test it -- --test-threads=$(TEST_THREADS) openai:: claude codex sdk:: agents_alike
+	  cargo test --locked --test it -- --test-threads=$(TEST_THREADS) openai:: claude codex sdk:: agents_
 
 lint: cargo node venv ## Format, clippy, syntax of the Python, JavaScript and bash files
 	@for part in fmt clippy; do \

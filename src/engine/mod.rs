@@ -292,6 +292,16 @@ impl Engine {
         Some(follower)
     }
 
+    /// The running or last turn of a named session, for a reader who lost its connection behind `after`. `None` where
+    /// nothing of it came after that.
+    pub async fn go_on(&self, id: &SessionId, after: Seq) -> Option<(Arc<TurnRecord>, Follower)> {
+        let session = self.0.registry.known(id).await?;
+        let follower = session.log.follow(after);
+        let turn = session.last().filter(|turn| turn.ended().is_none() || !follower.is_at_end());
+        self.0.registry.went_quiet(&session);
+        Some((turn?, follower))
+    }
+
     /// Whether a session is in memory: then its turns are admitted without a wait.
     #[must_use]
     pub fn is_loaded(&self, id: &SessionId) -> bool {

@@ -39,6 +39,8 @@ struct Inner {
     state: Option<RawJson>,
     queue: VecDeque<Waiting>,
     running: Option<(Arc<TurnRecord>, OnDrain)>,
+    /// The turn that began last, for readers who lost their connection.
+    last: Option<Arc<TurnRecord>>,
     has_runner: bool,
     /// Turns begun so far: tells whether another turn began since an answer was made.
     begun: u64,
@@ -79,6 +81,7 @@ impl Session {
             state: stored.state,
             queue: VecDeque::new(),
             running: None,
+            last: None,
             has_runner: false,
             begun: 0,
             interrupted: stored.interrupted,
@@ -155,6 +158,9 @@ impl Session {
         };
         inner.begun += 1;
         inner.running = Some((next.record.clone(), next.request.on_drain));
+        if self.lifetime == Lifetime::Named {
+            inner.last = Some(next.record.clone());
+        }
         if let StateIn::Given(state) = &next.request.state {
             inner.state.clone_from(state);
         }
@@ -194,6 +200,11 @@ impl Session {
         let inner = self.inner();
         let waiting = inner.queue.iter().map(|waiting| (waiting.record.clone(), waiting.request.on_drain));
         inner.running.iter().cloned().chain(waiting).collect()
+    }
+
+    /// The turn that runs or ran last, as far as this process knows.
+    pub(super) fn last(&self) -> Option<Arc<TurnRecord>> {
+        self.inner().last.clone()
     }
 
     /// A turn that runs, waits, or has ended and is remembered.

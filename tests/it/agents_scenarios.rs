@@ -2,10 +2,11 @@
 //!
 //! What only one agent has, and what needs a look at single frames, is in the agent's own file.
 
-use crate::support::Server;
 use crate::support::agents::{ask_really, claude_program, codex_program};
 use crate::support::model::{Block, Model, Play, status, text, tool};
+use crate::support::{PATIENCE, Server, eventually, proc, read};
 use serde_json::{Value, json};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// What a query has to come to.
@@ -30,22 +31,27 @@ fn scenario(name: &'static str, plays: Vec<Play>, comes: Comes) -> Scenario {
 struct Agent {
     name: &'static str,
     shell: fn() -> Play,
+    /// The same with a command of one's own.
+    run: fn(&str) -> Play,
     structured: fn(&Value) -> Play,
 }
 
 const AGENTS: [Agent; 3] = [
     Agent {
         name: "claude",
+        run: |command| tool("Bash", json!({"command": command, "description": "x"})),
         shell: || tool("Bash", json!({"command": "echo from-the-shell", "description": "x"})),
         structured: |value| tool("StructuredOutput", value.clone()),
     },
     Agent {
         name: "openai",
+        run: |command| Play::Say(vec![Block::Shell(json!({"commands": [command]}))]),
         shell: || Play::Say(vec![Block::Shell(json!({"commands": ["echo from-the-shell"]}))]),
         structured: |value| text(value.to_string()),
     },
     Agent {
         name: "codex",
+        run: |command| tool("exec_command", json!({"cmd": command, "login": false, "yield_time_ms": 20000})),
         shell: || tool("exec_command", json!({"cmd": "echo from-the-shell", "login": false})),
         structured: |value| text(value.to_string()),
     },
@@ -238,5 +244,76 @@ async fn check_28_events_of_the_tools() {
         assert_eq!(data["result"]["output"].as_str().unwrap().trim(), "from-the-shell", "{}", agent.name);
         assert!(data["arguments"].to_string().contains("echo from-the-shell"), "{}: {data}", agent.name);
         assert_eq!((told.get("text"), &told["action"]), (None, &json!({"type": "wait_for_user"})));
+    }
+}
+
+/// The client that people use aborts its query, while text comes and while a tool runs; its next one works.
+#[tokio::test]
+async fn an_abort_by_the_real_client() {
+    for agent in AGENTS {
+        let folder = TempDir::new().unwrap();
+        let mark = format!("turnhost-abort-{}-{}", agent.name, std::process::id());
+        let sleeps = (agent.run)(&format!("python3 -c 'import time; time.sleep(300)' {mark}"));
+        let model = Model::start(vec![Play::Hang("Well, then"), text("Next."), sleeps, text("Last.")]).await;
+        let server = start(agent.name, &model, &folder);
+        let abort = json!({"prompt": "Hi", "abort_after": 2.5});
+        let ask = json!({"prompt": "Hi"});
+        let results = ask_really(&server, &json!([abort, ask, abort, ask])).await;
+        for (at, result) in results.iter().enumerate() {
+            match at {
+                0 | 2 => assert_eq!(result["raised"], "CancelledException", "{}, {at}: {results:?}", agent.name),
+                1 => assert_eq!(result["text"], "Next.", "{}: {results:?}", agent.name),
+                _ => assert_eq!(result["text"], "Last.", "{}: {results:?}", agent.name),
+            }
+        }
+        eventually("no process is left", || proc::marked(&mark).is_empty().then_some(())).await;
+    }
+}
+
+/// A turn of `/runtime/advance` is steered while its tool runs, and another is cancelled, through `/v1`.
+#[tokio::test]
+async fn a_turn_of_advance_is_steered_and_cancelled() {
+    for agent in AGENTS {
+        let folder = TempDir::new().unwrap();
+        let gate = folder.path().join("gate");
+        let waits = (agent.run)(&format!("until [ -e {} ]; do sleep 0.05; done; echo open", gate.display()));
+        let mark = format!("turnhost-delete-{}-{}", agent.name, std::process::id());
+        let sleeps = (agent.run)(&format!("python3 -c 'import time; time.sleep(300)' {mark}"));
+        let model = Model::start(vec![waits, text("So be it."), sleeps]).await;
+        let server = start(agent.name, &model, &folder);
+        let running = async || {
+            loop {
+                let events = server.get("/v1/sessions/dari:main/events").await.json()["events"].clone();
+                let last = events.as_array().and_then(|events| events.last().cloned()).unwrap_or_default();
+                if last["event"]["type"] == "tool_use" {
+                    return last["turn"].as_str().unwrap().to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let body = json!({"input": "Work", "state": null});
+        let steer = async {
+            let turn = tokio::time::timeout(PATIENCE, running()).await.expect("a tool in time");
+            let input = server.request(reqwest::Method::POST, &format!("/v1/turns/{turn}/input"));
+            let answer = read(input.body(json!({"text": "Use the blue one."}).to_string())).await;
+            assert_eq!(answer.status, 202, "{}: {answer:?}", agent.name);
+            // The program takes it in while the tool runs; how long that takes is its business.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            std::fs::write(&gate, "").unwrap();
+        };
+        let (answer, ()) = tokio::join!(server.advance(&body), steer);
+        assert_eq!(answer.json()["text"], "So be it.", "{}", agent.name);
+        assert!(model.last().to_string().contains("Use the blue one."), "{}", agent.name);
+
+        let cancel = async {
+            let turn = tokio::time::timeout(PATIENCE, running()).await.expect("a tool in time");
+            eventually("the tool runs", || (!proc::marked(&mark).is_empty()).then_some(())).await;
+            let answer = read(server.request(reqwest::Method::DELETE, &format!("/v1/turns/{turn}"))).await;
+            assert_eq!(answer.status, 202);
+        };
+        let more = json!({"input": "More", "state": null});
+        let (answer, ()) = tokio::join!(server.advance(&more), cancel);
+        assert_eq!(answer.json()["text"], "The turn was cancelled.", "{}", agent.name);
+        assert_eq!(proc::marked(&mark).len(), 0, "{}: {:?}", agent.name, proc::marked(&mark));
     }
 }

@@ -463,3 +463,62 @@ async fn a_request_during_the_drain_is_refused() {
     assert_eq!((named.close_code().await, plain.close_code().await), (Some(1001), Some(1001)));
     assert_eq!(server.exited().await.code(), Some(0));
 }
+
+/// A client that lost its socket goes on where it was: nothing twice, nothing lost, however often.
+#[tokio::test]
+async fn a_lost_socket_goes_on() {
+    let server = Server::start(&["--agent", "echo"]);
+    let mut client = server.connect("/?session=s").await;
+    client.query_with("@delta 700 10", json!({"extensions": ["events"]})).await;
+    let (mut seen, mut last) = (Vec::new(), 0);
+    for pieces in [1, 7, 500, 2] {
+        for _ in 0..pieces {
+            let frame = client.next().await.unwrap();
+            last = frame["seq"].as_u64().unwrap();
+            seen.push(frame);
+        }
+        drop(client);
+        client = server.connect(&format!("/?session=s&after={last}&extensions=events")).await;
+    }
+    seen.extend(client.until_terminal().await);
+    let deltas: Vec<&Value> = seen.iter().filter(|frame| frame["event"]["type"] == "text_delta").collect();
+    assert_eq!(deltas.len(), 700);
+    let numbers: Vec<u64> = seen.iter().map(|frame| frame["seq"].as_u64().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|one, next| one <= next), "{numbers:?}");
+    assert_eq!(seen.last().unwrap()["message_type"], "result_message");
+
+    // Everything was taken: there is nothing to go on with, and the next request works.
+    let after = numbers.last().unwrap();
+    let mut client = server.connect(&format!("/?session=s&after={after}")).await;
+    client.query("next").await;
+    assert_eq!(client.until_terminal().await.last().unwrap()["data"]["text"], "next");
+    // The end was missed: it is told again.
+    let mut client = server.connect(&format!("/?session=s&after={after}")).await;
+    assert_eq!(client.until_terminal().await.last().unwrap()["data"]["text"], "next");
+    for (path, text) in
+        [("/?after=3", "after: only a session with a name"), ("/?session=s&after=x", "after: expected the seq")]
+    {
+        let answer =
+            server.request(reqwest::Method::GET, path).header("connection", "upgrade").header("upgrade", "websocket");
+        let answer =
+            answer.header("sec-websocket-version", "13").header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
+        let answer = crate::support::read(answer).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.json()["error"].as_str().unwrap().starts_with(text), "{}", answer.body);
+    }
+}
+
+/// What is no longer kept is told to a client that went on too late.
+#[tokio::test]
+async fn a_lost_socket_comes_back_too_late() {
+    let server = Server::start(&["--agent", "echo"]);
+    let mut client = server.connect("/?session=s").await;
+    client.query("@delta 5000 1000").await;
+    client.until_terminal().await;
+    let mut client = server.connect("/?session=s&after=3&extensions=notices").await;
+    let frames = client.until_terminal().await;
+    let notice = &frames[0];
+    assert_eq!((&notice["message_type"], &notice["level"]), (&json!("notice_message"), &json!("warning")));
+    assert!(notice["text"].as_str().unwrap().starts_with("the entries 4 to "), "{notice}");
+    assert_eq!(frames.last().unwrap()["message_type"], "result_message");
+}

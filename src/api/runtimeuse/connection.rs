@@ -8,12 +8,12 @@
 
 use super::frames::{self, Context};
 use super::inspect::Seen;
-use super::read::{self, Incoming, Refusal, Request};
+use super::read::{self, Extras, Incoming, Refusal, Request};
 use super::writer::{InFlight, Order, Running, Writer};
 use crate::api::Runtime;
 use crate::api::hangup::Hangup;
 use crate::artifact::handout::Handout;
-use crate::model::{CancelReason, EnvPolicy, Lifetime, OnDrain, Repeat, SessionId, StateIn, TurnRequest};
+use crate::model::{CancelReason, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TurnRequest};
 use crate::redact::Secret;
 use actix_web::web;
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session};
@@ -37,6 +37,8 @@ pub struct Connection {
     pub lifetime: Lifetime,
     pub seen: Seen,
     pub hangup: Option<Hangup>,
+    /// Where a client that lost its connection wants to go on, and what it had opted in to.
+    pub goes_on: Option<(Seq, Extras)>,
 }
 
 impl Connection {
@@ -47,6 +49,7 @@ impl Connection {
         let writer = Writer::new(&self, in_flight.clone(), socket);
         let writing = actix_web::rt::spawn(writer.write(taken));
         let reader = Reader { connection: &self, orders, in_flight, ending: Cell::new(false) };
+        reader.go_on().await;
         reader.read(&mut messages).await;
         // The reader is through; the writer ends when it has written what was ordered, or cannot.
         let written = tokio::time::timeout(LAST_WORDS, writing).await;
@@ -74,6 +77,19 @@ struct Reader<'a> {
 struct Flooded;
 
 impl Reader<'_> {
+    /// Gives a client that lost its connection what came since, and goes on live.
+    async fn go_on(&self) {
+        let connection = self.connection;
+        let Some((after, extras)) = &connection.goes_on else { return };
+        let Some((turn, follower)) = connection.runtime.engine.go_on(&connection.session, *after).await else { return };
+        let context = Context { extras: extras.clone(), is_named: true };
+        *self.in_flight.borrow_mut() = Some((turn.clone(), context.clone()));
+        let running = Running { turn, follower, context, began: Instant::now(), before: None };
+        // Its files are announced to whoever listens.
+        let handout = self.handout();
+        let _ = self.order(Order::Request(running, handout)).await;
+    }
+
     async fn read(self, messages: &mut AggregatedMessageStream) {
         loop {
             let Some(next) = self.next(messages).await else {

@@ -13,7 +13,7 @@ mod writer;
 
 use super::Runtime;
 use crate::engine;
-use crate::model::{Lifetime, SessionId};
+use crate::model::{Lifetime, Seq, SessionId};
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
@@ -50,6 +50,10 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
         Ok(None) => (engine::draw_connection_session(), Lifetime::Connection),
         Err(answer) => return answer,
     };
+    let goes_on = match goes_on(request, lifetime) {
+        Ok(goes_on) => goes_on,
+        Err(answer) => return answer,
+    };
     if runtime.engine.is_draining() {
         return HttpResponse::ServiceUnavailable()
             .insert_header((header::RETRY_AFTER, "1"))
@@ -70,7 +74,7 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     };
     let messages = messages.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
     let hangup = request.conn_data::<super::hangup::Hangup>().cloned();
-    let connection = Connection { runtime: runtime.clone(), session, lifetime, seen, hangup };
+    let connection = Connection { runtime: runtime.clone(), session, lifetime, seen, hangup, goes_on };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
     response
@@ -85,6 +89,22 @@ pub fn fuzz_message(text: &str) {
         assert!(frame.starts_with(r#"{"message_type":"error_message""#));
         assert!(crate::json::check(frame.as_bytes()).is_ok());
     }
+}
+
+/// `?session=ID&after=SEQ`, and with `&extensions=events,notices` what the lost connection had opted in to.
+fn goes_on(request: &HttpRequest, lifetime: Lifetime) -> Result<Option<(Seq, read::Extras)>, HttpResponse> {
+    let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
+    let Ok(query) = query else { return Ok(None) };
+    let Some(after) = query.get("after").map(|after| after.parse::<u64>()) else { return Ok(None) };
+    let refused = |text: &str| HttpResponse::BadRequest().json(serde_json::json!({"error": text}));
+    let after = after.map_err(|_| refused("after: expected the seq of a frame"))?;
+    if lifetime == Lifetime::Connection {
+        return Err(refused("after: only a session with a name can be gone on with: ?session=ID&after=SEQ"));
+    }
+    let extensions = query.get("extensions").map(String::as_str).unwrap_or_default();
+    let wants = |word: &str| extensions.split(',').any(|one| one == word);
+    let extras = read::Extras { notices: wants("notices"), events: wants("events"), ..read::Extras::default() };
+    Ok(Some((Seq(after), extras)))
 }
 
 /// `?session=ID`

@@ -9,7 +9,7 @@ use super::frames::{self, Context};
 use crate::api::Runtime;
 use crate::artifact::handout::{Announcement, Announcements, Handout};
 use crate::engine::{Followed, Follower, TurnRecord};
-use crate::model::{ArtifactFailure, CancelReason, Lifetime, Seq, What};
+use crate::model::{ArtifactFailure, CancelReason, Event, Lifetime, Seq, What};
 use actix_web::web;
 use actix_ws::{CloseCode, CloseReason, Closed, Item, Session};
 use bytes::Bytes;
@@ -162,12 +162,15 @@ impl Writer {
     async fn say(&mut self, followed: Vec<Followed>) -> Result<Next, Closed> {
         let Some(running) = &mut self.current else { return Ok(Next::GoOn) };
         let mut frames = std::mem::take(&mut self.frames);
-        let mut ended = false;
+        let (mut ended, mut gone) = (false, Seq(0));
         for item in followed {
             let entry = match item {
                 Followed::Entry(entry) => entry,
                 Followed::Gap { from, to } => {
                     tracing::error!(turn = %running.turn.id, %from, %to, "a reader fell behind what is kept");
+                    gone = to;
+                    let text = format!("the entries {from} to {to} of the session's log are no longer kept");
+                    running.context.event(to, &Event::Warning { text, field: None }, &mut frames);
                     continue;
                 }
             };
@@ -186,6 +189,14 @@ impl Writer {
                     ended = true;
                 }
             }
+        }
+        if !ended
+            && running.follower.is_at_end()
+            && let Some(outcome) = running.turn.ended()
+        {
+            // Its end is among what is no longer kept; the turn itself remembers it.
+            frames.push(running.context.terminal(gone, &outcome));
+            ended = true;
         }
         if ended {
             // Before the terminal goes out, not after: whoever has read it may send the next request at once. That one
