@@ -17,7 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use reader::Reader;
 use rusqlite::Connection;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -99,13 +100,17 @@ impl SqliteStore {
             folder: folder.to_owned(),
             reason: error.to_string(),
         };
-        std::fs::DirBuilder::new().recursive(true).create(folder).map_err(|error| unusable(&error))?;
-        let lock = File::create(folder.join("lock")).map_err(|error| unusable(&error))?;
+        // Prompts and answers are in there: nobody else reads them.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| unusable(&error))?;
+        let private = |name: &str| OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join(name));
+        let lock = private("lock").map_err(|error| unusable(&error))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             Errno::EWOULDBLOCK => OpenError::InUse(folder.to_owned()),
             errno => unusable(&errno.desc()),
         })?;
         let file = folder.join("turnhost.db");
+        // What SQLite puts beside its file has the permissions of that.
+        private("turnhost.db").map_err(|error| unusable(&error))?;
         let connection = connect(&file).map_err(|error| unusable(&error))?;
         let version: i64 =
             connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|error| unusable(&error))?;

@@ -123,6 +123,20 @@ fn a_folder_has_one_owner() {
     assert!(matches!(SqliteStore::open(&file), Err(OpenError::Unusable { .. })));
 }
 
+#[tokio::test]
+async fn nobody_else_reads_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let outer = TempDir::new().unwrap();
+    let folder = outer.path().join("made/here");
+    let store = SqliteStore::open(&folder).unwrap();
+    put(&store, "s", vec![accepted(1, "t1", "k1", 1)]).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+        assert_eq!(mode(&entry.path()), 0o600, "{}", entry.path().display());
+    }
+}
+
 /// A disk that is full is told, and what was kept before stays.
 #[tokio::test]
 async fn a_full_disk() {
