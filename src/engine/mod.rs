@@ -224,13 +224,36 @@ impl Engine {
         Ok((ticket, follower))
     }
 
+    /// As [`Engine::submit`] for a session that is in memory, without a wait; otherwise the request comes back. For
+    /// callers whose own future may be dropped: a request that is in has to be admitted.
+    ///
+    /// # Errors
+    /// The request, when its session's past has to be read first.
+    pub fn submit_to_loaded(&self, request: Box<TurnRequest>) -> Result<Result<Ticket, Fault>, Box<TurnRequest>> {
+        let Some(session) = self.0.registry.get(&request.session) else { return Err(request) };
+        Ok(self.admit_to(session, Arc::new(*request), false).map(|(ticket, _)| ticket))
+    }
+
     async fn admit(&self, request: TurnRequest, follow: bool) -> Result<(Ticket, Option<Follower>), Fault> {
-        let engine = &self.0;
         if self.is_draining() {
             return Err(Fault::new(FaultCode::Draining, "shutting down"));
         }
         let request = Arc::new(request);
-        let session = engine.registry.session(&request.session, request.lifetime).await;
+        let session = self.0.registry.session(&request.session, request.lifetime).await;
+        self.admit_to(session, request, follow)
+    }
+
+    fn admit_to(
+        &self,
+        session: Arc<session::Session>,
+        request: Arc<TurnRequest>,
+        follow: bool,
+    ) -> Result<(Ticket, Option<Follower>), Fault> {
+        let engine = &self.0;
+        if self.is_draining() {
+            engine.registry.went_quiet(&session);
+            return Err(Fault::new(FaultCode::Draining, "shutting down"));
+        }
         let follower = follow.then(|| session.log.follow(session.log.end()));
         let admitted = session.admit(&request, engine.options.queue_limit, || {
             TurnRecord::new(draw_turn_id(), session.id.clone(), request.repeat.clone(), false, session.store())
@@ -300,12 +323,6 @@ impl Engine {
         let turn = session.last().filter(|turn| turn.ended().is_none() || !follower.is_at_end());
         self.0.registry.went_quiet(&session);
         Some((turn?, follower))
-    }
-
-    /// Whether a session is in memory: then its turns are admitted without a wait.
-    #[must_use]
-    pub fn is_loaded(&self, id: &SessionId) -> bool {
-        self.0.registry.is_loaded(id)
     }
 
     /// Runs a piece of an adapter's work that must go on when the request's own future is dropped. The server does not

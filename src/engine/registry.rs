@@ -84,10 +84,6 @@ impl Registry {
         }
     }
 
-    pub(super) fn is_loaded(&self, id: &SessionId) -> bool {
-        self.loaded().sessions.contains_key(id)
-    }
-
     /// Notes that a session has nothing to do, and forgets the longest quiet ones beyond the bound.
     pub(super) fn went_quiet(&self, session: &Arc<Session>) {
         let mut loaded = self.loaded();

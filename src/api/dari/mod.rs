@@ -259,9 +259,10 @@ async fn receive(
 async fn admit(body: Bytes, key: Option<String>, runtime: &web::Data<Runtime>) -> Result<Ticket, NoTurn> {
     if body.len() <= LARGE_BODY_BYTES && runtime.dari.instructions.is_fresh() {
         let turn = runtime.dari.prepare(&body, key)?;
-        if runtime.engine.is_loaded(&turn.session) {
-            return runtime.engine.submit(*turn).await.map_err(NoTurn::Fault);
-        }
+        let turn = match runtime.engine.submit_to_loaded(turn) {
+            Ok(admitted) => return admitted.map_err(NoTurn::Fault),
+            Err(turn) => turn,
+        };
         // Its past is read first; a caller who leaves meanwhile has asked all the same.
         let submitter = runtime.clone();
         let admitting =
