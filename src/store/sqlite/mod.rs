@@ -47,6 +47,7 @@ const TABLES: &str = "
         delivered INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (session, seq)
     ) WITHOUT ROWID;
+    CREATE INDEX turns_by_name ON turns (session, turn);
     CREATE TABLE events (
         session INTEGER NOT NULL,
         seq INTEGER NOT NULL,
