@@ -6,9 +6,7 @@ use super::body::{self, BodyError};
 use super::{Runtime, problem};
 use crate::engine::{Followed, Follower, TurnRecord};
 use crate::json;
-use crate::model::{
-    CancelReason, Conflict, Fault, FaultCode, RawJson, Repeat, Seq, SessionId, StateIn, TurnId, TurnRequest,
-};
+use crate::model::{CancelReason, Conflict, Fault, FaultCode, Repeat, Seq, SessionId, StateIn, TurnId, TurnRequest};
 use crate::redact::Secret;
 use crate::wire::v1::{NewInput, NewTurn, entry, gap, outcome_members};
 use actix_web::http::{StatusCode, header};
@@ -218,8 +216,7 @@ fn told(turn: &TurnRecord, status: StatusCode) -> HttpResponse {
         Some(outcome) => format!(r#"{{{head},"status":"ended",{}}}"#, outcome_members(&outcome)),
         None => format!(r#"{{{head},"status":"running"}}"#),
     };
-    let body: RawJson = RawJson::from_valid(body);
-    HttpResponse::build(status).content_type("application/json").body(body.as_str().to_owned())
+    HttpResponse::build(status).content_type("application/json").body(body)
 }
 
 fn find(turn: &str, runtime: &Runtime) -> Option<Arc<TurnRecord>> {

@@ -3,8 +3,9 @@
 //! Owns what a path to a handler means. Looks at the disk, starts nothing.
 
 use super::{AgentFlags, ConfigError};
+use crate::process::{is_program, on_path};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// How a user's handler is started.
@@ -66,7 +67,7 @@ pub fn handler_program(
     let interpreter = match asked {
         Some(asked) if is_program(asked) => Some(asked.clone()),
         Some(asked) => return Err(ConfigError(format!("{missing}: {} is not a program", asked.display()))),
-        None => on_path(name, environment),
+        None => environment.get(OsStr::new("PATH")).and_then(|path| on_path(name, path)),
     };
     let interpreter = interpreter.ok_or_else(|| ConfigError(missing.to_owned()))?;
     Ok(HandlerProgram::Module { language, interpreter, module, named: path.to_owned() })
@@ -81,14 +82,4 @@ fn stdio_program(path: &Path, program: PathBuf, extension: Option<&str>) -> Resu
         return Ok(HandlerProgram::Stdio { program: "bash".into(), args: vec![program.into()] });
     }
     Err(ConfigError(format!("handler {} is not executable; chmod +x makes it so", path.display())))
-}
-
-fn is_program(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
-fn on_path(name: &str, environment: &BTreeMap<OsString, OsString>) -> Option<PathBuf> {
-    let path = environment.get(std::ffi::OsStr::new("PATH"))?;
-    std::env::split_paths(path).map(|folder| folder.join(name)).find(|candidate| is_program(candidate))
 }

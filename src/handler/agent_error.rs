@@ -92,6 +92,12 @@ impl AgentError {
         Self { category, message: message.into(), is_retryable: category.is_retryable(), metadata: Map::new() }
     }
 
+    /// There is no key to call the model with.
+    pub fn no_key(variable: &str) -> Self {
+        let how = "give the key to the server's environment, or in the request's agent_env";
+        Self::new(Category::AuthError, format!("{variable} is not set: {how}"))
+    }
+
     /// The same error, and one more thing that is known about it.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {

@@ -4,17 +4,20 @@
 //! says events, and returns one reply.
 
 mod agent_error;
+mod chatter;
 pub mod claude;
 pub mod codex;
 pub mod echo;
 pub mod openai;
+mod outgoing;
 mod schema;
 mod sink;
 pub mod stdio;
 
 pub use sink::{Cancel, InputRefused, Inputs, Listener, Room, Sink, TurnOver};
 
-use crate::model::{Answer, Fault, RawJson, SessionId, StateChange, TurnId, TurnRequest};
+use crate::model::{Answer, Fault, FaultCode, RawJson, SessionId, StateChange, TurnId, TurnRequest};
+use crate::process::Environment;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +37,16 @@ pub struct Turn {
     pub request: Arc<TurnRequest>,
     /// What the user says while the turn runs.
     pub inputs: Inputs,
+}
+
+impl Turn {
+    /// A variable of the request's environment, else of the server's; an empty one is none.
+    #[must_use]
+    pub fn variable(&self, name: &str, own: &Environment) -> Option<String> {
+        let given = self.request.env.as_ref().and_then(|env| env.get(name)).map(|value| value.expose().to_owned());
+        let own = || Some(own.get(name)?.to_str()?.to_owned());
+        given.or_else(own).filter(|value| !value.is_empty())
+    }
 }
 
 /// What a handler returns for a turn that did not fail.
@@ -69,6 +82,14 @@ pub struct Failure {
     pub fault: Fault,
     /// A failed turn may leave a state too.
     pub state: StateChange,
+}
+
+impl Failure {
+    /// What a handler returns that heard a cancel: how the turn ends is decided already, and its state stays as it was.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Fault::new(FaultCode::HandlerFailed, "cancelled").into()
+    }
 }
 
 impl From<Fault> for Failure {

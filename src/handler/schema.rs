@@ -79,6 +79,19 @@ impl Schema {
         is_strict(&self.value)
     }
 
+    /// What a model is told whose answer does not fit.
+    pub fn again(wrong: &str) -> String {
+        format!(
+            "Your answer does not fit the schema: {wrong}. Answer again, with one JSON object that fits, and nothing else."
+        )
+    }
+
+    /// What a turn fails with whose repaired answer does not fit either.
+    pub fn misfit(wrong: &str, text: String) -> AgentError {
+        let message = format!("the agent's answer does not fit the schema: {wrong}");
+        AgentError::new(Category::StructuredOutputMissing, message).with("text", text)
+    }
+
     /// The answer, if it is one JSON object that fits; otherwise the first of what is wrong.
     pub fn check(&self, answer: &str) -> Result<RawJson, String> {
         let text = json::check(answer.trim().as_bytes()).map_err(|error| format!("it is not JSON: {error}"))?;

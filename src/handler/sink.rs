@@ -72,6 +72,11 @@ impl Sink {
         self.say(Event::Text { block: None, parts: vec![text.into()] }).await
     }
 
+    /// Says that the agent has taken in what the user said meanwhile.
+    pub async fn heard(&self) {
+        let _ = self.say(Event::Progress { kind: "heard".to_owned(), detail: None }).await;
+    }
+
     /// Notes a sign of life that is no event.
     pub fn alive(&self) {
         self.0.alive();

@@ -147,6 +147,21 @@ pub enum OnDrain {
     Cancel,
 }
 
+impl Attachment {
+    /// The media type and the base64 of an image that came with its bytes. Of anything else the prompt tells.
+    #[must_use]
+    pub fn image(&self) -> Option<(&str, &str)> {
+        let data = self.data.as_deref().filter(|_| self.kind == "image")?;
+        Some((self.mime_type.as_deref().unwrap_or("image/png"), data))
+    }
+
+    /// The same as the URL that holds it.
+    #[must_use]
+    pub fn image_url(&self) -> Option<String> {
+        self.image().map(|(kind, data)| format!("data:{kind};base64,{data}"))
+    }
+}
+
 /// A file or image that came with a prompt. Every field is the caller's own text, unchecked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attachment {

@@ -34,6 +34,7 @@
 //! | `shim` | what runs in the re-executed binary |
 //! | `talk` | what the two say to each other |
 //! | `tree` | finding and signalling descendants |
+//! | `program` | which files are programs, and which one a name means |
 //! | `marked` | ending what a mark in the environment tells from the rest |
 //! | `raw` | the `unsafe` of this folder |
 //! | `reaper` | the server's own orphans |
@@ -54,6 +55,7 @@ mod environment;
 mod launch;
 mod lines;
 mod marked;
+mod program;
 #[expect(unsafe_code, reason = "the system has no safe form of these few calls; each says why it is sound")]
 mod raw;
 mod reaper;
@@ -71,6 +73,7 @@ pub use environment::{Environment, TOKEN_VARIABLE};
 pub use launch::{Launch, LaunchCause, LaunchError, Running, launch};
 pub use lines::{Limits, Line, LineReader};
 pub use marked::kill_marked;
+pub use program::{is_program, on_path};
 pub use reaper::become_subreaper;
 pub use shell::{ShellCommand, ShellCut, ShellEnd, ShellOutput, ShellStream, run_shell};
 pub use shim::run_if_asked;

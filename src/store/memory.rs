@@ -184,8 +184,9 @@ impl Store for MemoryStore {
 
     fn delivered(&self, session: &SessionId, turn: &TurnId) {
         let mut kept = self.kept();
-        let turns = kept.sessions.get_mut(session).map(|session| &mut session.settled);
-        for stored in turns.into_iter().flatten().filter(|stored| stored.id == *turn) {
+        let Some(session) = kept.sessions.get_mut(session) else { return };
+        // Nearly always the newest.
+        if let Some(stored) = session.settled.iter_mut().rev().find(|stored| stored.id == *turn) {
             stored.is_delivered = true;
         }
     }

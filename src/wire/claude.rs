@@ -111,6 +111,16 @@ pub struct LineHead {
     pub request_id: Option<String>,
 }
 
+/// `command_lifecycle`: what became of a message of the user.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Lifecycle {
+    /// The message.
+    pub command_uuid: String,
+    /// `queued`, `started`, `completed` or `cancelled`.
+    pub state: String,
+}
+
 /// `system/init`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

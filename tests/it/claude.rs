@@ -279,7 +279,8 @@ async fn a_bad_key() {
     let began = Instant::now();
     let seen = ask(&scene.server, "Hi", &json!({"agent_env": {"ANTHROPIC_API_KEY": "bad-key-123"}})).await;
     assert_eq!(seen.category(), "auth_error", "{}", seen.terminal);
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // With its own tries it would take minutes.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert!(!seen.terminal.to_string().contains("bad-key-123") && !scene.server.log().contains("bad-key-123"));
     assert_eq!(scene.ask("Hi").await.text(), "ok", "the next turn has the server's key");
 }
@@ -362,7 +363,7 @@ async fn a_cancel_while_a_tool_runs() {
     client.send(&json!({"message_type": "cancel_message"})).await;
     let seen = rest(&mut client).await;
     assert_eq!(seen.error(), "Request cancelled");
-    assert_eq!(proc::marked(&mark).len(), 0, "{:?}", proc::marked(&mark));
+    proc::gone(&mark).await;
     assert_eq!(seen.of("tool_use").len(), 1);
     assert_eq!(turn(&mut client, "Hi", &json!({})).await.text(), "ok");
 }
@@ -380,8 +381,7 @@ async fn a_steer() {
     client.send(&json!({"message_type": "input_message", "text": "Use the blue one."})).await;
     client.send(&json!({"message_type": "input_message"})).await;
     while client.next().await.unwrap()["message_type"] != "notice_message" {}
-    // The program reads it while the tool runs; how long that takes is its business.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    while client.next().await.unwrap()["event"]["kind"] != "heard" {}
     std::fs::write(&gate, "").unwrap();
     assert_eq!(rest(&mut client).await.text(), "So be it.");
     assert!(scene.model.last().to_string().contains("Use the blue one."), "{}", scene.model.last()["messages"]);

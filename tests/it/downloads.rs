@@ -103,7 +103,7 @@ async fn a_cancel_does_not_wait_for_a_download() {
     let began = Instant::now();
     client.send(&json!({"message_type": "cancel_message"})).await;
     assert_eq!(client.terminal().await["error"], "Request cancelled");
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     // The name of what is unfinished is never announced, and a limit of the request's own ends it too.
     let terminal =

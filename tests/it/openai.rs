@@ -360,7 +360,7 @@ async fn a_cancel_while_it_speaks() {
     client.send(&json!({"message_type": "cancel_message"})).await;
     let seen = rest(&mut client).await;
     assert_eq!(seen.error(), "Request cancelled");
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     eventually("the service sees the hang-up", || model.calls()[0].hung_up.then_some(())).await;
     assert_eq!(turn(&mut client, "Hi", &json!({})).await.text(), "ok", "the next turn works");
 }
@@ -374,7 +374,7 @@ async fn a_cancel_before_it_speaks() {
     let began = Instant::now();
     client.send(&json!({"message_type": "cancel_message"})).await;
     assert_eq!(rest(&mut client).await.error(), "Request cancelled");
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -388,7 +388,7 @@ async fn a_cancel_while_a_command_runs() {
     client.send(&json!({"message_type": "cancel_message"})).await;
     let seen = rest(&mut client).await;
     assert_eq!(seen.error(), "Request cancelled");
-    assert_eq!(proc::marked(&mark).len(), 0, "{:?}", proc::marked(&mark));
+    proc::gone(&mark).await;
     // The call that was not answered is not part of the talk.
     assert_eq!(turn(&mut client, "Hi", &json!({})).await.text(), "ok");
     assert_eq!(model.last()["previous_response_id"], Value::Null);

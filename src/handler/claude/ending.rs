@@ -10,9 +10,8 @@ use crate::wire::claude::{ApiUsage, ResultLine};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// What a missing key is answered with.
-pub const NO_KEY: &str =
-    "ANTHROPIC_API_KEY is not set: give the key to the server's environment, or in the request's agent_env";
+/// The key that is asked for where there is none.
+pub const KEY: &str = "ANTHROPIC_API_KEY";
 
 /// What the turn took, where the process had cost `before` until then.
 pub fn usage(result: &ResultLine, before: f64) -> Usage {
@@ -74,7 +73,7 @@ pub fn error(result: &ResultLine, saying: &Saying) -> Option<AgentError> {
     let first = result.errors.first();
     let category = category(result, saying, text.as_deref(), aborted);
     let message = match (&text, result.subtype.as_str()) {
-        (Some(text), _) if text.contains("Not logged in") => NO_KEY.to_owned(),
+        (Some(text), _) if text.contains("Not logged in") => AgentError::no_key(KEY).message,
         (Some(text), "success") => text.clone(),
         (None, "success") => "the agent was cut off".to_owned(),
         (_, subtype) => match first {

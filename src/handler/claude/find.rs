@@ -2,8 +2,7 @@
 //!
 //! Owns the order of places. Every package of it brings the same native program, which needs no node.
 
-use crate::process::Environment;
-use std::os::unix::fs::PermissionsExt;
+use crate::process::{Environment, is_program, on_path};
 use std::path::{Path, PathBuf};
 
 /// Why no turn can work.
@@ -22,8 +21,7 @@ fn packages() -> [String; 3] {
 pub fn find(environment: &Environment, workspace: &Path) -> Option<PathBuf> {
     let path = environment.get("PATH").unwrap_or_default().to_owned();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
-    let on_path = folders.iter().map(|folder| folder.join("claude")).find(|file| is_program(file));
-    on_path.or_else(|| {
+    on_path("claude", &path).or_else(|| {
         let home = environment.get("HOME").map(PathBuf::from);
         let modules = workspace.ancestors().chain(home.as_deref()).map(|folder| folder.join("node_modules"));
         let prefixes = folders.iter().filter_map(|folder| folder.parent());
@@ -38,15 +36,11 @@ pub fn find(environment: &Environment, workspace: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Whether it is a file that may be executed.
-pub fn is_program(file: &Path) -> bool {
-    std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn places_in_their_order() {

@@ -5,13 +5,14 @@
 
 use super::Begin;
 use crate::handler::agent_error::{AgentError, Category};
+use crate::handler::chatter::log_lines;
 use crate::model::{Fault, ProcessEnd};
 use crate::process::{Child, Exit, Launch, LaunchCause, LaunchError, Limits, Line, LineReader, Running, Tail, launch};
 use bytes::Bytes;
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
@@ -70,7 +71,9 @@ impl Live {
         let (to, lines) = mpsc::channel(LINES);
         tasks.spawn(read(stdout, to));
         let tail = Arc::new(Mutex::new(Tail::new(Tail::USUAL)));
-        let listening = tasks.spawn(listen(stderr, tail.clone()));
+        let kept = tail.clone();
+        let note = move |bytes: &[u8]| kept.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        let listening = tasks.spawn(log_lines(stderr, "stderr", note));
         Ok(Self {
             child,
             stdin,
@@ -170,12 +173,5 @@ async fn read(stdout: pipe::Receiver, to: mpsc::Sender<Bytes>) {
             Ok(Some(Line::TooLong)) => tracing::warn!(target: "claude", "a line was too long and was dropped"),
             Ok(None) | Err(_) => return,
         }
-    }
-}
-
-async fn listen(mut stderr: pipe::Receiver, tail: Arc<Mutex<Tail>>) {
-    let mut bytes = [0; 4096];
-    while let Ok(read @ 1..) = stderr.read(&mut bytes).await {
-        tail.lock().unwrap_or_else(PoisonError::into_inner).push(&bytes[..read]);
     }
 }

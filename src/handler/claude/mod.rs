@@ -231,14 +231,10 @@ const KEYS: [&str; 6] = [
 
 /// Whether a turn may have a key. The program would say so itself, but later, and not which variable is missing.
 fn may_have_key(options: &ClaudeOptions, turn: &Turn) -> bool {
-    let given = |name: &str| {
-        let of_turn = turn.request.env.as_ref().and_then(|env| env.get(name)).map(|value| !value.expose().is_empty());
-        of_turn.unwrap_or_else(|| options.environment.get(name).is_some_and(|value| !value.is_empty()))
-    };
     // Settings may name a program that gives keys, and somebody may have logged in.
     let home = options.environment.get("HOME").map(|home| PathBuf::from(home).join(".claude"));
     let folder = options.environment.get("CLAUDE_CONFIG_DIR").map(PathBuf::from).or(home);
-    KEYS.iter().any(|name| given(name))
+    KEYS.iter().any(|name| turn.variable(name, &options.environment).is_some())
         || !options.settings.is_empty()
         || folder.is_some_and(|folder| folder.join(".credentials.json").exists())
 }

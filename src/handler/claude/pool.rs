@@ -8,7 +8,7 @@ use super::live::Live;
 use super::{Begin, ClaudeOptions, arguments, environment};
 use crate::handler::agent_error::{AgentError, Category};
 use crate::model::SessionId;
-use crate::process::{Launch, OnExit, StdinFrom};
+use crate::process::{Launch, OnExit, StdinFrom, is_program};
 use crate::wire::claude::RequestOptions;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ pub struct Pool {
 struct Waiting {
     sessions: HashMap<SessionId, Parked>,
     spare: Option<Live>,
+    /// A task ends what waits for too long.
+    is_swept: bool,
 }
 
 struct Parked {
@@ -54,7 +56,7 @@ impl Pool {
     /// The program, looked for once.
     pub fn program(&self) -> Result<&Path, String> {
         let found = self.program.get_or_init(|| match &self.options.program {
-            Some(named) => Some(named.clone()).filter(|file| find::is_program(file)),
+            Some(named) => Some(named.clone()).filter(|file| is_program(file)),
             None => find::find(&self.options.environment, &self.options.workspace),
         });
         match (found, &self.options.program) {
@@ -138,26 +140,39 @@ impl Pool {
         if self.stopping.is_cancelled() {
             return;
         }
-        let since = Instant::now();
-        let earlier = self.waiting().sessions.insert(session.clone(), Parked { live, since });
+        let mut waiting = self.waiting();
+        let earlier = waiting.sessions.insert(session.clone(), Parked { live, since: Instant::now() });
+        let is_swept = std::mem::replace(&mut waiting.is_swept, true);
+        drop(waiting);
         if let Some(earlier) = earlier {
             self.finish(earlier.live);
         }
-        let (pool, session) = (self.clone(), session.clone());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = pool.stopping.cancelled() => {}
-                () = tokio::time::sleep(pool.options.keep) => {
-                    let mut waiting = pool.waiting();
-                    let is_same = waiting.sessions.get(&session).is_some_and(|parked| parked.since == since);
-                    let parked = if is_same { waiting.sessions.remove(&session) } else { None };
-                    drop(waiting);
-                    if let Some(parked) = parked {
-                        pool.finish(parked.live);
-                    }
-                }
+        if !is_swept {
+            self.tasks.spawn(self.clone().sweep());
+        }
+    }
+
+    /// Ends processes that have waited for too long, for as long as there are some.
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            let (old, next) = {
+                let mut waiting = self.waiting();
+                let now = Instant::now();
+                let old: Vec<_> =
+                    waiting.sessions.extract_if(|_, parked| parked.since + self.options.keep <= now).collect();
+                let next = waiting.sessions.values().map(|parked| parked.since + self.options.keep).min();
+                waiting.is_swept = next.is_some();
+                (old, next)
+            };
+            for (_, parked) in old {
+                self.finish(parked.live);
             }
-        });
+            let Some(next) = next else { return };
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
     }
 
     /// Lets a process end by itself, so that what it has of its conversation is written.
@@ -202,7 +217,7 @@ impl Pool {
 
     pub async fn stop(&self, grace: Duration) {
         self.stopping.cancel();
-        let Waiting { sessions, spare } = std::mem::take(&mut *self.waiting());
+        let Waiting { sessions, spare, .. } = std::mem::take(&mut *self.waiting());
         let all = sessions.into_values().map(|parked| parked.live).chain(spare);
         futures_util::future::join_all(all.map(|live| live.stop(grace))).await;
     }

@@ -10,9 +10,9 @@ use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::schema::Schema;
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
-use crate::model::{Answer, Event, Fault, FaultCode, Lifetime, RawJson, StateChange};
+use crate::model::{Answer, Event, Fault, Lifetime, RawJson, StateChange};
 use crate::wire::claude::{
-    Control, ControlAnswer, FlagSettings, LineHead, RequestOptions, ResultLine, State, ToCli, UserMessage,
+    Control, ControlAnswer, FlagSettings, Lifecycle, LineHead, RequestOptions, ResultLine, State, ToCli, UserMessage,
 };
 use serde_json::json;
 use serde_json::value::to_raw_value;
@@ -31,7 +31,7 @@ pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) ->
     let failed = |error: AgentError| Failure::from(error.into_fault());
     let schema = Schema::of(turn.request.output_format.as_ref()).map_err(failed)?;
     if !may_have_key(&pool.options, turn) {
-        return Err(failed(AgentError::new(Category::AuthError, ending::NO_KEY)));
+        return Err(failed(AgentError::no_key(ending::KEY)));
     }
     let state = turn.state.as_ref().and_then(|state| serde_json::from_str::<State>(state.as_str()).ok());
     let mut state = state.filter(|state| state.v == 1);
@@ -39,7 +39,7 @@ pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) ->
         let begin = begin(turn, schema.as_ref(), state.as_ref()).map_err(failed)?;
         let (mut cli, is_kept) = tokio::select! {
             biased;
-            () = cancel.fired() => return Err(cancelled()),
+            () = cancel.fired() => return Err(Failure::cancelled()),
             taken = take(pool, turn, begin) => taken.map_err(failed)?,
         };
         let mut talk = Talk::new(pool, turn, sink, schema.as_ref(), state.as_ref());
@@ -50,7 +50,7 @@ pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) ->
         };
         let Some(ended) = ended else {
             talk.stop(cli).await;
-            return Err(cancelled());
+            return Err(Failure::cancelled());
         };
         talk.saying.close(sink).await;
         match ended {
@@ -72,11 +72,6 @@ pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) ->
             }
         }
     }
-}
-
-/// What a turn that was cancelled ends with; how it ends is decided already, and its state stays as it was.
-fn cancelled() -> Failure {
-    Fault::new(FaultCode::HandlerFailed, "cancelled").into()
 }
 
 /// Keeps the process for the next turn, where there can be one.
@@ -145,6 +140,8 @@ struct Talk<'a> {
     saying: Saying,
     /// The user's messages that no end has named yet.
     unanswered: BTreeSet<String>,
+    /// Those that the user said meanwhile and the program has not noted yet.
+    steers: BTreeSet<String>,
     repaired: bool,
     bad_key: bool,
     replenished: bool,
@@ -166,6 +163,7 @@ impl<'a> Talk<'a> {
             state,
             saying: Saying::default(),
             unanswered: BTreeSet::new(),
+            steers: BTreeSet::new(),
             repaired: false,
             bad_key: false,
             replenished: false,
@@ -182,9 +180,10 @@ impl<'a> Talk<'a> {
                 biased;
                 line = cli.next() => line,
                 text = self.turn.inputs.next() => {
-                    if self.say(cli, &text).await.is_err() {
-                        return self.crashed(cli).await;
-                    }
+                    match self.say(cli, &text).await {
+                        Ok(uuid) => self.steers.insert(uuid),
+                        Err(Gone) => return self.crashed(cli).await,
+                    };
                     continue;
                 }
             };
@@ -220,14 +219,13 @@ impl<'a> Talk<'a> {
             let request = Control::ApplyFlagSettings { settings: FlagSettings { model, env } };
             cli.send(&ToCli::ControlRequest { request_id: "settings", request }).await?;
         }
-        self.ask(cli).await
+        self.ask(cli).await.map(drop)
     }
 
     /// The turn's own prompt. Images come along; of other attachments the text tells.
-    async fn ask(&mut self, cli: &mut Live) -> Result<(), Gone> {
+    async fn ask(&mut self, cli: &mut Live) -> Result<String, Gone> {
         let images = self.turn.request.attachments.iter().filter_map(|attachment| {
-            let data = attachment.data.as_deref().filter(|_| attachment.kind == "image")?;
-            let kind = attachment.mime_type.as_deref().unwrap_or("image/png");
+            let (kind, data) = attachment.image()?;
             Some(json!({"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}))
         });
         let images: Vec<_> = images.collect();
@@ -240,19 +238,19 @@ impl<'a> Talk<'a> {
         self.send(cli, &blocks).await
     }
 
-    async fn say(&mut self, cli: &mut Live, text: &str) -> Result<(), Gone> {
+    async fn say(&mut self, cli: &mut Live, text: &str) -> Result<String, Gone> {
         self.send(cli, &text).await
     }
 
-    async fn send(&mut self, cli: &mut Live, content: &impl serde::Serialize) -> Result<(), Gone> {
+    async fn send(&mut self, cli: &mut Live, content: &impl serde::Serialize) -> Result<String, Gone> {
         // A message without a new name would be dropped as a repeat.
         let uuid = Uuid::new_v4().to_string();
         let content = to_raw_value(content).unwrap_or_default();
         let message = UserMessage { role: "user", content: &content };
         let line = ToCli::User { uuid: &uuid, message, parent_tool_use_id: None, session_id: "" };
         cli.send(&line).await?;
-        self.unanswered.insert(uuid);
-        Ok(())
+        self.unanswered.insert(uuid.clone());
+        Ok(uuid)
     }
 
     async fn line(&mut self, cli: &mut Live, line: &[u8]) -> Option<Ended> {
@@ -265,6 +263,13 @@ impl<'a> Talk<'a> {
                 let response = ControlAnswer { subtype: "error", request_id, error };
                 if cli.send(&ToCli::ControlResponse { response }).await.is_err() {
                     return Some(self.crashed(cli).await);
+                }
+                None
+            }
+            "command_lifecycle" => {
+                let said: Lifecycle = serde_json::from_slice(line).unwrap_or_default();
+                if said.state == "queued" && self.steers.remove(&said.command_uuid) {
+                    self.sink.heard().await;
                 }
                 None
             }
@@ -339,9 +344,7 @@ impl<'a> Talk<'a> {
                 match value.map_or_else(|| Err("there is none".to_owned()), |value| schema.check(value.get())) {
                     Ok(value) => Answer::Structured(value),
                     Err(wrong) if self.repaired => {
-                        let message = format!("the agent's answer does not fit the schema: {wrong}");
-                        let error = AgentError::new(Category::StructuredOutputMissing, message).with("text", text);
-                        return Some(Ended::Failed(error.with_all(metadata)));
+                        return Some(Ended::Failed(Schema::misfit(&wrong, text).with_all(metadata)));
                     }
                     Err(wrong) => {
                         self.repaired = true;

@@ -12,7 +12,7 @@ mod server;
 mod thread;
 mod turn;
 
-use super::agent_error::{AgentError, Category};
+use super::agent_error::AgentError;
 use super::{Cancel, Failure, Handler, Reply, Sink, Turn};
 use crate::model::SessionId;
 use crate::process::Environment;
@@ -73,25 +73,17 @@ impl Codex {
         Self { pool: Pool::new(options.clone(), tasks), options }
     }
 
-    /// A variable of the request's environment, else of the server's.
-    fn variable(&self, turn: &Turn, name: &str) -> Option<String> {
-        let given = turn.request.env.as_ref().and_then(|env| env.get(name));
-        let given = given.map(|value| value.expose().to_owned()).filter(|value| !value.is_empty());
-        given.or_else(|| self.own_variable(name))
-    }
-
     fn own_variable(&self, name: &str) -> Option<String> {
         let value = self.options.environment.get(name)?.to_str()?;
         (!value.is_empty()).then(|| value.to_owned())
     }
 
     fn key(&self, turn: &Turn) -> Result<Secret, AgentError> {
-        let text = "OPENAI_API_KEY is not set: give the key to the server's environment, or in the request's agent_env";
-        self.variable(turn, KEY).map(Secret::new).ok_or_else(|| AgentError::new(Category::AuthError, text))
+        turn.variable(KEY, &self.options.environment).map(Secret::new).ok_or_else(|| AgentError::no_key(KEY))
     }
 
     fn base(&self, turn: &Turn) -> String {
-        let base = self.variable(turn, "OPENAI_BASE_URL").unwrap_or_else(|| BASE.to_owned());
+        let base = turn.variable("OPENAI_BASE_URL", &self.options.environment).unwrap_or_else(|| BASE.to_owned());
         base.trim_end_matches('/').to_owned()
     }
 }

@@ -3,8 +3,8 @@
 //! Owns the search. npm installs a wrapper that needs Node.js and starts the program beside it: that is started at once.
 
 use super::CodexOptions;
+use crate::process::{is_program, on_path};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const MISSING: &str = "the codex agent requires the Codex CLI (`codex`) to be installed: npm install -g @openai/codex";
@@ -22,8 +22,7 @@ pub fn find(options: &CodexOptions) -> Result<PathBuf, String> {
         return known.ok_or_else(|| format!("--codex-program {}: not a program", program.display()));
     }
     let path = options.environment.get("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(path).map(|folder| folder.join("codex")).find(|one| is_program(one));
-    let found = on_path.map(|program| native(&program));
+    let found = on_path("codex", path).map(|program| native(&program));
     let found = found.or_else(|| in_package(&options.workspace.join("node_modules/@openai").join(PLATFORM)));
     found.ok_or_else(|| MISSING.to_owned())
 }
@@ -47,14 +46,11 @@ fn in_package(package: &Path) -> Option<PathBuf> {
     programs.find(|one| is_program(one))
 }
 
-fn is_program(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::process::Environment;
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     fn program(path: &Path) {

@@ -5,8 +5,8 @@
 
 use super::{CodexOptions, KEY, raw};
 use crate::handler::agent_error::{AgentError, Category};
-use crate::handler::stdio::chatter::log_lines;
-use crate::handler::stdio::outgoing::Outgoing;
+use crate::handler::chatter::log_lines;
+use crate::handler::outgoing::Outgoing;
 use crate::model::SessionId;
 use crate::process::{
     Child, Exit, Launch, Limits, Line, LineReader, OnExit, Running, StdinFrom, Tail, kill_marked, launch,
@@ -185,7 +185,7 @@ impl Server {
         let mut line = raw(message).get().as_bytes().to_vec();
         line.push(b'\n');
         // One that has closed its input is about to end; one that does not read is no use to anybody.
-        if let Err(crate::handler::stdio::outgoing::NotSent::Full) = self.out.send(line) {
+        if let Err(crate::handler::outgoing::NotSent::Full) = self.out.send(line) {
             tracing::error!(target: "handler", "codex does not read its input; it is stopped");
             self.kill();
         }

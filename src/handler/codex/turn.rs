@@ -7,11 +7,10 @@ use super::server::{Heard, Server};
 use super::thread::{Stop, Thread};
 use super::{Codex, ending, raw};
 use crate::handler::agent_error::{AgentError, Category};
-use crate::handler::openai::image_url;
 use crate::handler::schema::Schema;
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
-use crate::model::{Answer, Event, Fault, FaultCode, Usage};
+use crate::model::{Answer, Attachment, Event, Usage};
 use crate::redact::Redactor;
 use crate::wire::codex as wire;
 use crate::wire::codex::Input;
@@ -61,7 +60,7 @@ pub async fn run(agent: &Codex, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Re
             Err(stop) => (stop, Map::new()),
         };
         match error {
-            Stop::Cancelled => return Err(cancelled()),
+            Stop::Cancelled => return Err(Failure::cancelled()),
             // As when it was killed while nobody looked; once, lest a sick program be started for ever.
             Stop::Lost(_) if !is_lost_before => is_lost_before = true,
             Stop::Lost(error) | Stop::Failed(error) => {
@@ -69,11 +68,6 @@ pub async fn run(agent: &Codex, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Re
             }
         }
     }
-}
-
-/// What a turn that was cancelled ends with; how it ends is decided already, and its state stays as it was.
-fn cancelled() -> Failure {
-    Fault::new(FaultCode::HandlerFailed, "cancelled").into()
 }
 
 /// Services like to repeat the key that they do not like.
@@ -138,14 +132,10 @@ impl<'a> Running<'a> {
                 Err(wrong) => wrong,
             };
             if is_repaired {
-                let message = format!("the model's answer does not fit the schema: {wrong}");
-                return Err(AgentError::new(Category::StructuredOutputMissing, message).with("text", text).into());
+                return Err(Schema::misfit(&wrong, text).into());
             }
             is_repaired = true;
-            let again = format!(
-                "Your answer does not fit the schema: {wrong}. Answer again, with one JSON object that fits, and nothing else."
-            );
-            input = vec![Input::Text { text: again.into() }];
+            input = vec![Input::Text { text: Schema::again(&wrong).into() }];
         }
     }
 
@@ -156,7 +146,9 @@ impl<'a> Running<'a> {
             let text = "Answer with one JSON object that fits this JSON Schema, and with nothing else:";
             input.push(Input::Text { text: format!("{text}\n{}", schema.raw()).into() });
         }
-        input.extend(self.turn.request.attachments.iter().filter_map(image_url).map(|url| Input::Image { url }));
+        input.extend(
+            self.turn.request.attachments.iter().filter_map(Attachment::image_url).map(|url| Input::Image { url }),
+        );
         input
     }
 
@@ -301,8 +293,12 @@ impl<'a> Running<'a> {
                 Err(error) => Next::Refused(error),
             },
             Some(Heard::Reply { id, result }) => {
-                if let (Some(text), Err(_)) = (round.steers.remove(&id), result) {
-                    self.later.push(text);
+                match (round.steers.remove(&id), result) {
+                    (Some(_), Ok(_)) => {
+                        self.voice.say(Event::Progress { kind: "heard".to_owned(), detail: None }).await;
+                    }
+                    (Some(text), Err(_)) => self.later.push(text),
+                    (None, _) => {}
                 }
                 Next::More
             }

@@ -13,9 +13,7 @@ mod tools;
 mod trouble;
 mod turn;
 
-pub(super) use talk::image_url;
-
-use super::agent_error::{AgentError, Category};
+use super::agent_error::AgentError;
 use super::{Cancel, Failure, Handler, Reply, Sink, Turn};
 use crate::model::{BlockId, Fault, FaultCode};
 use crate::outbound;
@@ -126,21 +124,14 @@ impl OpenAi {
         Self { options, http: OnceLock::new(), tasks, lacks: Lacks::default() }
     }
 
-    /// A variable of the request's environment, else of the server's.
+    /// The first of these variables that is set.
     fn variable(&self, turn: &Turn, names: &[&str]) -> Option<String> {
-        let given = turn.request.env.as_ref();
-        names.iter().find_map(|name| {
-            let given = given.and_then(|env| env.get(*name)).map(|value| value.expose().to_owned());
-            let value = given.or_else(|| Some(self.options.environment.get(name)?.to_str()?.to_owned()));
-            value.filter(|value| !value.is_empty())
-        })
+        names.iter().find_map(|name| turn.variable(name, &self.options.environment))
     }
 
     fn place(&self, turn: &Turn) -> Result<Place, Failure> {
         let Some(key) = self.variable(turn, &["OPENAI_API_KEY"]) else {
-            let text =
-                "OPENAI_API_KEY is not set: give the key to the server's environment, or in the request's agent_env";
-            return Err(AgentError::new(Category::AuthError, text).into_fault().into());
+            return Err(AgentError::no_key("OPENAI_API_KEY").into_fault().into());
         };
         let http = self.http.get_or_init(outbound::client).clone();
         let http =

@@ -31,7 +31,7 @@ impl Talk {
 
     /// The user's message of a turn. Images come along; of other attachments the text tells.
     pub fn ask(&mut self, turn: &Turn) {
-        let images: Vec<String> = turn.request.attachments.iter().filter_map(image_url).collect();
+        let images: Vec<String> = turn.request.attachments.iter().filter_map(Attachment::image_url).collect();
         if images.is_empty() {
             return self.say(&turn.request.prompt);
         }
@@ -58,13 +58,6 @@ impl Talk {
         };
         StateChange::Set(json::from_raw(&raw(&state)))
     }
-}
-
-/// An image that came with its bytes, as the URL that holds them.
-pub fn image_url(attachment: &Attachment) -> Option<String> {
-    let data = attachment.data.as_deref().filter(|_| attachment.kind == "image")?;
-    let kind = attachment.mime_type.as_deref().unwrap_or("image/png");
-    Some(format!("data:{kind};base64,{data}"))
 }
 
 /// The text of the last message.

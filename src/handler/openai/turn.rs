@@ -11,7 +11,7 @@ use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::schema::Schema;
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
-use crate::model::{Answer, Event, Fault, FaultCode, RawJson, Usage};
+use crate::model::{Answer, Event, RawJson, Usage};
 use crate::redact::Redactor;
 use crate::wire::openai::{CreateResponse, TextFormat, TextOptions};
 use serde_json::value::RawValue;
@@ -30,11 +30,6 @@ pub async fn run(agent: &OpenAi, turn: &Turn, sink: &Sink, cancel: &Cancel) -> R
     let tools = Tools::new(agent, turn, sink, cancel);
     let mut running = Running { agent, turn, sink, cancel, place, model, schema, total: Total::default() };
     running.run(&tools).await
-}
-
-/// What a turn that was cancelled ends with; how it ends is decided already, and its state stays as it was.
-fn cancelled() -> Failure {
-    Fault::new(FaultCode::HandlerFailed, "cancelled").into()
 }
 
 struct Running<'a> {
@@ -66,15 +61,15 @@ impl Running<'_> {
             let answered = tokio::select! {
                 biased;
                 // A call needs no more than to be dropped: the service sees it at once.
-                () = self.cancel.fired() => return Err(cancelled()),
+                () = self.cancel.fired() => return Err(Failure::cancelled()),
                 answered = self.call(talk) => answered,
             };
             let answered = answered.map_err(|trouble| self.failed(trouble.into_error(self.schema.is_some())))?;
             self.total.add(&answered.usage);
-            let outputs = tools.run(&answered.items).await.map_err(|Cancelled| cancelled())?;
+            let outputs = tools.run(&answered.items).await.map_err(|Cancelled| Failure::cancelled())?;
             let text = last_text(&answered.items);
             talk.answered(answered.id, answered.items);
-            let is_asked_more = self.take_inputs(talk, outputs);
+            let is_asked_more = self.take_inputs(talk, outputs).await;
             if is_asked_more {
                 continue;
             }
@@ -84,24 +79,22 @@ impl Running<'_> {
                 Err(wrong) => wrong,
             };
             if repaired {
-                let message = format!("the model's answer does not fit the schema: {wrong}");
-                return Err(self.failed(AgentError::new(Category::StructuredOutputMissing, message).with("text", text)));
+                return Err(self.failed(Schema::misfit(&wrong, text)));
             }
             repaired = true;
-            talk.say(&format!(
-                "Your answer does not fit the schema: {wrong}. Answer again, with one JSON object that fits, and nothing else."
-            ));
+            talk.say(&Schema::again(&wrong));
         }
         let message = format!("the model was called {} times without an end", self.agent.options.max_calls);
         Err(self.failed(AgentError::new(Category::MaxTurns, message)))
     }
 
     /// What the next call is given: the outputs of tools, and what the user has said meanwhile.
-    fn take_inputs(&self, talk: &mut Talk, outputs: Vec<Box<RawValue>>) -> bool {
+    async fn take_inputs(&self, talk: &mut Talk, outputs: Vec<Box<RawValue>>) -> bool {
         let mut is_more = !outputs.is_empty();
         talk.input.extend(outputs);
         while let Some(text) = self.turn.inputs.try_next() {
             talk.say(&text);
+            self.sink.heard().await;
             is_more = true;
         }
         is_more

@@ -4,9 +4,7 @@
 //! process `worker`'s; a line's meaning is in `lines`.
 
 mod bridge;
-pub(super) mod chatter;
 mod lines;
-pub(super) mod outgoing;
 mod pool;
 mod pulse;
 mod worker;

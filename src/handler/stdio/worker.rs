@@ -3,11 +3,11 @@
 //! Owns "a handler that dies fails only its own turns". The process itself is owned by its task in `process`; the task
 //! here reads what it says.
 
-use super::chatter::{log_line, log_lines, log_text};
 use super::lines::{self, Capabilities, Said};
-use super::outgoing::{NotSent, Outgoing};
 use super::pulse::Pulse;
 use super::{Program, StdioOptions};
+use crate::handler::chatter::{log_line, log_lines, log_text};
+use crate::handler::outgoing::{NotSent, Outgoing};
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::model::{Fault, FaultCode, ProcessEnd};
 use crate::process::{Child, Exit, Launch, Limits, Line, LineReader, OnExit, Running, StdinFrom, Tail, launch};

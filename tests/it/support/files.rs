@@ -149,7 +149,8 @@ async fn answer(socket: &mut TcpStream, status: &str, body: &[u8]) -> std::io::R
     socket.write_all(body).await
 }
 
-async fn read(socket: &mut BufReader<TcpStream>) -> std::io::Result<Option<Asked>> {
+/// One request of HTTP/1.1. `None` when there is no further one.
+pub async fn read(socket: &mut BufReader<TcpStream>) -> std::io::Result<Option<Asked>> {
     let mut line = String::new();
     if socket.read_line(&mut line).await? == 0 {
         return Ok(None);
@@ -160,11 +161,25 @@ async fn read(socket: &mut BufReader<TcpStream>) -> std::io::Result<Option<Asked
     loop {
         let mut line = String::new();
         socket.read_line(&mut line).await?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    socket.read_exact(&mut body).await?;
+    let mut body = Vec::new();
+    if headers.get("transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
+        loop {
+            let mut size = String::new();
+            socket.read_line(&mut size).await?;
+            let size = usize::from_str_radix(size.trim(), 16).expect("a size");
+            let mut chunk = vec![0; size + 2];
+            socket.read_exact(&mut chunk).await?;
+            if size == 0 {
+                break;
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    } else {
+        body.resize(headers.get("content-length").map_or(0, |length| length.parse().unwrap()), 0);
+        socket.read_exact(&mut body).await?;
+    }
     Ok(Some(Asked { method, path, headers, body }))
 }

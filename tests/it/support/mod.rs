@@ -30,6 +30,9 @@ use tokio_tungstenite::tungstenite::Message;
 /// Longer than anything that works takes, also on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a busy machine may add to something that comes at once.
+pub const SOON: Duration = Duration::from_secs(3);
+
 /// The binary under test.
 pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_turnhost")

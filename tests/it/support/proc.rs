@@ -85,3 +85,10 @@ fn status(pid: u32, field: &str) -> u64 {
     let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}"));
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
+
+/// Waits until nothing with this mark lives. A stopped request is answered when its tree is gone, or a second after its
+/// grace at the latest: on a machine that is busy with other things, killed processes may need that long to be gone.
+pub async fn gone(mark: &str) {
+    let what = format!("what is marked {mark} has ended");
+    super::eventually_within(super::SOON, &what, || marked(mark).is_empty().then_some(())).await;
+}

@@ -7,12 +7,13 @@ mod chat;
 mod messages;
 mod responses;
 
+use super::files::{Asked, read};
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What the model does when it is called.
@@ -147,7 +148,7 @@ impl Model {
     }
 
     async fn serve(&self, mut socket: BufReader<TcpStream>) -> std::io::Result<()> {
-        while let Some((method, path, headers, body)) = read(&mut socket).await? {
+        while let Some(Asked { method, path, headers, body }) = read(&mut socket).await? {
             let route = path.split('?').next().unwrap_or_default().to_owned();
             let is_call =
                 method == "POST" && ["/v1/messages", "/v1/responses", "/v1/chat/completions"].contains(&route.as_str());
@@ -278,40 +279,4 @@ async fn whole(socket: &mut TcpStream, status: &str, headers: &[(&str, &str)], b
     answer.push_str("\r\n");
     answer.push_str(body);
     socket.write_all(answer.as_bytes()).await
-}
-
-type Request = (String, String, HashMap<String, String>, Vec<u8>);
-
-async fn read(socket: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
-    let mut line = String::new();
-    if socket.read_line(&mut line).await? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split(' ');
-    let (method, path) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
-    let mut headers = HashMap::new();
-    loop {
-        let mut line = String::new();
-        socket.read_line(&mut line).await?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
-    let mut body = Vec::new();
-    if headers.get("transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
-        loop {
-            let mut size = String::new();
-            socket.read_line(&mut size).await?;
-            let size = usize::from_str_radix(size.trim(), 16).expect("a size");
-            let mut chunk = vec![0; size + 2];
-            socket.read_exact(&mut chunk).await?;
-            if size == 0 {
-                break;
-            }
-            body.extend_from_slice(&chunk[..size]);
-        }
-    } else {
-        body.resize(headers.get("content-length").map_or(0, |length| length.parse().unwrap()), 0);
-        socket.read_exact(&mut body).await?;
-    }
-    Ok(Some((method, path, headers, body)))
 }

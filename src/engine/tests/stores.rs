@@ -1,0 +1,135 @@
+//! What the engine does with a store that is slow, that fails, that forgets.
+
+use super::*;
+
+/// Does not care what became of a batch.
+struct Nobody;
+
+impl Acknowledge for Nobody {
+    fn acknowledged(self: Arc<Self>, _: Seq, _: usize, _: Result<(), StoreError>) {}
+}
+
+/// A store whose acknowledgements are given by the test.
+struct SlowStore {
+    kept: MemoryStore,
+    waiting: mpsc::UnboundedSender<(usize, Done)>,
+}
+
+impl Store for SlowStore {
+    fn append(&self, batch: Batch, done: Done) {
+        let entries = batch.entries.len();
+        self.kept.append(batch, Done::new(Arc::new(Nobody), Seq(0), 0));
+        self.waiting.send((entries, done)).ok();
+    }
+
+    fn session(&self, id: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>> {
+        self.kept.session(id)
+    }
+
+    fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> BoxFuture<'_, Result<Page, StoreError>> {
+        self.kept.events(id, after, max_bytes)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        self.kept.flush()
+    }
+}
+
+fn slow_store() -> (Arc<SlowStore>, mpsc::UnboundedReceiver<(usize, Done)>) {
+    let (waiting, taken) = mpsc::unbounded_channel();
+    (Arc::new(SlowStore { kept: MemoryStore::default(), waiting }), taken)
+}
+
+#[tokio::test]
+async fn nothing_is_seen_before_it_is_stored_and_batches_form_meanwhile() {
+    let (store, mut taken) = slow_store();
+    let engine = engine(EngineOptions::default(), Echo, store);
+    let (ticket, mut follower) = engine.submit_and_follow(request("s", "@stream 50")).await.unwrap();
+    let (accepted, done) = taken.recv().await.unwrap();
+    assert_eq!(accepted, 1);
+    assert!(follower.try_next(1 << 20).is_empty(), "seen before it was stored");
+    assert!(ticket.turn.ended().is_none());
+    done.tell(Ok(()));
+    let (first, done) = taken.recv().await.unwrap();
+    // The handler goes on while the store has one batch; everything it says meanwhile is the next batch.
+    while !follower.try_next(1 << 20).is_empty() {}
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(follower.try_next(1 << 20).is_empty(), "seen before it was stored");
+    done.tell(Ok(()));
+    let (second, done) = taken.recv().await.unwrap();
+    assert_eq!(first + second, 51, "fifty events and the end, in two batches");
+    assert!(ticket.turn.ended().is_none(), "answered before the outcome was stored");
+    done.tell(Ok(()));
+    assert_eq!(text(&*ticket.turn.outcome().await), "streamed 50");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_is_given_up_and_the_turn_goes_on() {
+    let (store, _taken) = slow_store();
+    let engine = engine(EngineOptions::default(), Echo, store);
+    let began = Instant::now();
+    let (ticket, mut follower) = engine.submit_and_follow(request("s", "@stream 3")).await.unwrap();
+    assert_eq!(text(&*ticket.turn.outcome().await), "streamed 3");
+    assert_eq!(began.elapsed(), LogLimits::default().patience);
+    assert_eq!(entries(&mut follower, &ticket.turn).await.len(), 5);
+}
+
+/// A store that fails from its `good`-th batch on.
+struct FailingStore {
+    kept: MemoryStore,
+    good: AtomicUsize,
+}
+
+impl Store for FailingStore {
+    fn append(&self, batch: Batch, done: Done) {
+        let left = self.good.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |good| good.checked_sub(1));
+        if left.is_ok() { self.kept.append(batch, done) } else { done.tell(Err(StoreError("disk full".into()))) }
+    }
+
+    fn session(&self, _: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>> {
+        Box::pin(std::future::ready(Err(StoreError("unreadable".into()))))
+    }
+
+    fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> BoxFuture<'_, Result<Page, StoreError>> {
+        self.kept.events(id, after, max_bytes)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        self.kept.flush()
+    }
+}
+
+#[tokio::test]
+async fn a_failing_store_costs_no_turn_and_no_event() {
+    for good in 0..6 {
+        let store = FailingStore { kept: MemoryStore::default(), good: AtomicUsize::new(good) };
+        let engine = engine(EngineOptions::default(), Echo, Arc::new(store));
+        for turn in 0..3 {
+            let (ticket, mut follower) = engine.submit_and_follow(request("s", "@stream 3")).await.unwrap();
+            assert_eq!(text(&*ticket.turn.outcome().await), "streamed 3", "{good} good batches, turn {turn}");
+            let words: Vec<_> = entries(&mut follower, &ticket.turn).await.into_iter().map(|(_, word)| word).collect();
+            assert_eq!(words, ["accepted", "message 1", "message 2", "message 3", "ended"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_is_a_gap_with_bounds() {
+    let engine = echo();
+    outcome(&engine, request("s", "@stream 20000 100")).await;
+    let session = engine.0.registry.get(&SessionId::new("s").unwrap()).unwrap();
+    let mut follower = session.log.follow(Seq(0));
+    let mut batch = follower.next(1 << 16).await;
+    let first = batch.remove(0);
+    let Followed::Gap { from, to } = first else { panic!("{first:?}") };
+    assert_eq!(from, Seq(1));
+    let mut next = to.next();
+    while next < Seq(20_003) {
+        for item in batch {
+            let Followed::Entry(entry) = item else { panic!("a second gap: {item:?}") };
+            assert_eq!(entry.seq, next);
+            next = next.next();
+        }
+        batch = if next < Seq(20_003) { follower.next(1 << 16).await } else { Vec::new() };
+    }
+}
