@@ -34,6 +34,7 @@ mod artifact;
 pub mod cli;
 mod config;
 mod engine;
+mod failpoint;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod handler;
@@ -62,6 +63,6 @@ pub use model::{
 pub use process::{Environment, run_if_asked as run_shim_if_asked};
 pub use redact::{Redactor, Secret};
 pub use store::{
-    Acknowledge, Batch, Done, Entries, Interrupted, MemoryStore, OpenError, Page, SqliteStore, Store, StoreError,
-    StoredSession, StoredTurn,
+    Acknowledge, Batch, Done, Entries, Interrupted, Keep, MemoryStore, OpenError, Page, Parked, SqliteStore, Store,
+    StoreError, StoredSession, StoredTurn,
 };

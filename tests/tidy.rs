@@ -18,12 +18,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("telemetry", &["redact"]),
     ("outbound", &[]),
+    ("failpoint", &[]),
     ("artifact", &["model", "redact", "outbound"]),
-    ("store", &["model", "wire"]),
+    ("store", &["model", "wire", "failpoint"]),
     ("handler", &["model", "json", "redact", "wire", "process", "outbound"]),
-    ("engine", &["model", "handler", "artifact", "process", "store", "redact", "telemetry", "outbound"]),
-    ("api", &["model", "json", "redact", "wire", "engine", "artifact", "handler", "store"]),
-    ("config", &["api", "engine", "artifact", "handler", "process", "redact", "telemetry"]),
+    ("engine", &["model", "handler", "artifact", "process", "store", "redact", "telemetry", "outbound", "failpoint"]),
+    ("api", &["model", "json", "redact", "wire", "engine", "artifact", "handler", "store", "failpoint"]),
+    ("config", &["api", "engine", "artifact", "handler", "process", "redact", "store", "telemetry"]),
     (
         "cli",
         &[
@@ -39,6 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry",
             "config",
             "outbound",
+            "failpoint",
         ],
     ),
 ];

@@ -250,6 +250,8 @@ impl Listening {
             self.serving.abort();
         }
         let _ = self.serving.await;
+        // Behind the last answers: that they were delivered is kept, too.
+        self.engine.flush().await;
     }
 }
 

@@ -5,6 +5,7 @@
 use super::body::{self, BodyError};
 use super::{Runtime, problem};
 use crate::engine::{Followed, Follower, TurnRecord};
+use crate::failpoint;
 use crate::json;
 use crate::model::{CancelReason, Conflict, Fault, FaultCode, Repeat, Seq, SessionId, StateIn, TurnId, TurnRequest};
 use crate::redact::Secret;
@@ -212,6 +213,7 @@ fn new_turn(session: SessionId, key: Option<String>, body: &[u8], runtime: &Runt
 fn told(turn: &TurnRecord, status: StatusCode) -> HttpResponse {
     let head =
         format!(r#""turn":{},"session":{}"#, json::string(turn.id.as_str()), json::string(turn.session.as_str()));
+    failpoint::reach("answer-made");
     let body = match turn.ended() {
         Some(outcome) => format!(r#"{{{head},"status":"ended",{}}}"#, outcome_members(&outcome)),
         None => format!(r#"{{{head},"status":"running"}}"#),

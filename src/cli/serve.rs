@@ -4,10 +4,10 @@
 
 use super::{INTERRUPTED, OK, agent};
 use crate::api::{Listening, Server};
-use crate::config::{ConfigError, ServeConfig, ServeFlags};
+use crate::config::{ConfigError, DataConfig, ServeConfig, ServeFlags};
 use crate::process;
 use crate::redact::Redactor;
-use crate::store::SqliteStore;
+use crate::store::{OpenError, SqliteStore};
 use crate::telemetry;
 use std::io::Write;
 use std::sync::Arc;
@@ -20,9 +20,25 @@ pub fn serve(runtime: &Runtime, flags: ServeFlags) -> Result<u8, ConfigError> {
     let config = flags.into_config()?;
     let own = agent::own_secrets(&config.agent, config.token.as_ref());
     let _log = telemetry::start(&config.agent.log, own.clone()).map_err(ConfigError)?;
+    #[cfg(feature = "failpoints")]
+    if let Some(point) = crate::config::kill_at() {
+        crate::failpoint::arm(&point);
+    }
     // The main thread only waits: what serves must be on the runtime's own threads, where children are started.
     let serving = runtime.spawn(until_signal(config, own));
     runtime.block_on(serving).unwrap_or_else(|error| Err(ConfigError(format!("the server ended: {error}"))))
+}
+
+/// What keeps the sessions; `None` is the memory. A folder that cannot be used costs a warning and nothing else.
+fn store(data: DataConfig) -> Option<SqliteStore> {
+    if data.is_homeless {
+        tracing::warn!("there is no HOME and no --data-dir: sessions live in memory and end with this server");
+    }
+    let opened = SqliteStore::open(&data.folder?, data.keep);
+    let warn = |error: &OpenError| {
+        tracing::warn!(%error, "--data-dir cannot be used: sessions live in memory and end with this server");
+    };
+    opened.inspect_err(warn).ok()
 }
 
 async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigError> {
@@ -44,12 +60,8 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         .dari(config.dari)
         .redactor(own)
         .grace(config.grace);
-    let server = match config.data_dir.as_deref().map(SqliteStore::open) {
-        Some(Ok(store)) => server.store(Arc::new(store)),
-        Some(Err(error)) => {
-            tracing::warn!(%error, "--data-dir cannot be used: sessions live in memory and end with this server");
-            server
-        }
+    let server = match store(config.data) {
+        Some(store) => server.store(Arc::new(store)),
         None => server,
     };
     let server = match config.hosts {

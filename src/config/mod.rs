@@ -4,11 +4,13 @@
 
 mod claude;
 mod codex;
+mod data;
 mod openai;
 mod program;
 mod values;
 mod work;
 
+pub use data::DataConfig;
 pub use program::{HandlerProgram, Language};
 
 use crate::api::{ApiLimits, DariEvents, DariOptions, Protocol};
@@ -21,6 +23,7 @@ use crate::process::Environment;
 use crate::redact::Secret;
 use crate::telemetry::LogConfig;
 use clap::{Args, Parser, Subcommand};
+use data::DataFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -175,9 +178,8 @@ pub struct ServeFlags {
     /// Sends blanks before a Dari answer at this interval, for proxies that cut silent connections; 0 = off
     #[arg(long, env = "TURNHOST_KEEPALIVE_SECONDS", default_value = "0", value_name = "N")]
     keepalive_seconds: String,
-    /// A folder for what outlives the server: sessions, answers, events. Without it they live in memory
-    #[arg(long, env = "TURNHOST_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataFlags,
     /// How long running turns may go on once the server is asked to stop
     #[arg(long, env = "TURNHOST_GRACE", default_value = "10s", value_name = "TIME")]
     grace: String,
@@ -299,8 +301,8 @@ pub struct ServeConfig {
     pub allowed_origins: Vec<String>,
     /// The protocols.
     pub protocols: BTreeSet<Protocol>,
-    /// The folder of what outlives the server.
-    pub data_dir: Option<PathBuf>,
+    /// What outlives the server.
+    pub data: DataConfig,
     /// Paths and instructions of Dari.
     pub dari: DariOptions,
     /// Bounds of the adapters.
@@ -364,7 +366,7 @@ impl ServeFlags {
             dari,
             limits,
             grace: duration("--grace", &self.grace)?,
-            data_dir: self.data_dir.filter(|folder| !folder.as_os_str().is_empty()),
+            data: self.data.into_config(&agent.environment)?,
             agent,
         })
     }
@@ -378,6 +380,14 @@ impl RunFlags {
     pub fn agent_config(&self) -> Result<AgentConfig, ConfigError> {
         self.agent.clone().into_config()
     }
+}
+
+/// Where a test wants this process to be killed.
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn kill_at() -> Option<String> {
+    let (_, value) = std::env::vars_os().find(|(name, _)| name == "TURNHOST_KILL_AT")?;
+    value.into_string().ok()
 }
 
 impl AgentFlags {

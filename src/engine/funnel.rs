@@ -5,6 +5,7 @@
 
 use super::log::SessionLog;
 use super::messages::Messages;
+use crate::failpoint;
 use crate::handler::{Listener, Room, TurnOver};
 use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, ToolCall, ToolResult, TurnId, What};
 use crate::redact::{Redactor, Stream};
@@ -173,7 +174,10 @@ impl Funnel {
     /// As [`Listener::take`], for an event that holds no secret any more.
     pub(super) fn take_clean(&self, event: Event) -> Result<Room, TurnOver> {
         self.note(&event);
-        if self.log.append(&self.turn, What::Said(event)).is_none() {
+        failpoint::reach("event-redacted");
+        let said = self.log.append(&self.turn, What::Said(event));
+        failpoint::reach("event-said");
+        if said.is_none() {
             tracing::debug!(turn = %self.turn, "an event came after the turn's end and was dropped");
             return Err(TurnOver);
         }

@@ -15,7 +15,7 @@ mod tests;
 
 pub use follower::{Followed, Follower};
 
-use crate::model::{Entry, Seq, SessionId, TurnId, What};
+use crate::model::{Entry, Event, Seq, SessionId, TurnId, What};
 use crate::store::{Acknowledge, Batch, Done, Entries, Spill, SpillLimits, Store, StoreError};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -131,7 +131,14 @@ impl SessionLog {
     pub fn append(self: &Arc<Self>, turn: &TurnId, what: What) -> Option<Seq> {
         let mut inner = self.inner();
         match &what {
-            What::Accepted { .. } => inner.open = Some(turn.clone()),
+            What::Accepted { .. } => {
+                inner.open = Some(turn.clone());
+                // Between turns, so that what is missing in the store is one gap.
+                if inner.degraded.is_some() && self.store.as_ref().is_some_and(|store| store.trouble().is_none()) {
+                    tracing::info!(session = %self.session, "the store works again and keeps this session");
+                    inner.degraded = None;
+                }
+            }
             What::Said(_) if inner.open.as_ref() != Some(turn) => return None,
             What::Said(_) => {}
             What::Ended(_) => {
@@ -250,7 +257,8 @@ impl SessionLog {
         store.append(Batch { session: self.session.clone(), entries }, done);
     }
 
-    /// From here on the log lives in memory: turns go on, what is said is seen, nothing of it survives the process.
+    /// From here on the log lives in memory: turns go on, what is said is seen, nothing of it survives the process. When the
+    /// store works again, the next turn is kept.
     fn give_up_store(self: &Arc<Self>, error: StoreError) {
         let mut inner = self.inner();
         if inner.degraded.is_some() {
@@ -263,9 +271,19 @@ impl SessionLog {
         inner.pending_bytes = 0;
         inner.visible = Seq(inner.next.0 - 1);
         self.let_go(&mut inner);
+        let open = inner.open.clone();
         drop(inner);
+        if let Some(turn) = open {
+            let text = "the store failed: what is said from here on is kept in memory only".to_owned();
+            self.append(&turn, What::Said(Event::Warning { text, field: None }));
+        }
         self.grown.notify_waiters();
         self.freed.notify_waiters();
+    }
+
+    /// Whether the store lacks entries that were seen.
+    pub(super) fn outran_store(&self) -> bool {
+        self.inner().degraded.is_some()
     }
 
     fn let_go(self: &Arc<Self>, inner: &mut Inner) {

@@ -25,6 +25,7 @@ pub use turn::TurnRecord;
 
 use crate::artifact::download::DownloadLimits;
 use crate::artifact::handout::{Handout, HandoutLimits};
+use crate::failpoint;
 use crate::handler::DynHandler;
 use crate::model::{CancelReason, Fault, FaultCode, OnDrain, Seq, SessionId, TurnId, TurnRequest};
 use crate::outbound;
@@ -112,6 +113,9 @@ const FIRST_STEP_PROMPT: usize = 64 << 10;
 
 /// How long the turns and then the handler may take to stop, together, once the server's own grace is spent.
 const STOP_GRACE_AT_EXIT: Duration = Duration::from_millis(500);
+
+/// How long the store may take to write what it still has.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs turns. Cloning gives another handle to the same engine.
 #[derive(Clone)]
@@ -268,6 +272,7 @@ impl Engine {
                 Ok((Ticket { turn, is_repeat: true }, follower))
             }
             Ok(Admitted::New { record, start_runner }) => {
+                failpoint::reach("turn-admitted");
                 let turns = engine.turns.fetch_add(1, Ordering::AcqRel) + 1;
                 // Whoever set `draining` after the check above does not know this turn yet, so look again.
                 if turns > engine.options.max_turns || self.is_draining() {
@@ -407,6 +412,13 @@ impl Engine {
             stop_grace = STOP_GRACE_AT_EXIT.saturating_sub(spent.elapsed());
         }
         self.0.handler.stop(stop_grace).await;
+    }
+
+    /// Returns when the store has everything, or does not answer.
+    pub async fn flush(&self) {
+        if tokio::time::timeout(STORE_PATIENCE, self.0.registry.flush_store()).await.is_err() {
+            tracing::warn!("the store has not answered within {STORE_PATIENCE:?}: what came last may be missing in it");
+        }
     }
 
     async fn all_left(&self) {

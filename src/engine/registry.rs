@@ -5,7 +5,7 @@
 
 use super::log::{LogLimits, Logs};
 use super::session::Session;
-use crate::model::{Lifetime, SessionId};
+use crate::model::{Lifetime, Seq, SessionId};
 use crate::store::Store;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,12 @@ struct Loaded {
     /// Quiet sessions, longest first, by the count at which they went quiet.
     quiet: BTreeMap<u64, SessionId>,
     count: u64,
+    /// The last numbers of forgotten sessions that had gone on without their store: they are not given again.
+    outran: HashMap<SessionId, Seq>,
 }
+
+/// So many of those are known.
+const OUTRAN: usize = 65_536;
 
 struct Slot {
     session: Arc<Session>,
@@ -42,17 +47,25 @@ impl Registry {
         if let Some(session) = self.get(id) {
             return session;
         }
-        let stored = match lifetime {
-            Lifetime::Connection => None,
-            Lifetime::Named => self.store.session(id).await.unwrap_or_else(|error| {
-                tracing::error!(session = %id, %error, "the session's past could not be read");
-                None
-            }),
+        let (mut stored, store) = match lifetime {
+            Lifetime::Connection => (None, None),
+            Lifetime::Named => match self.store.session(id).await {
+                Ok(stored) => (stored, Some(&self.store)),
+                Err(error) => {
+                    // Its numbers would begin anew, so nothing of it may get into the store.
+                    tracing::error!(session = %id, %error, "the session's past could not be read: it is one of its own");
+                    (None, None)
+                }
+            },
         };
         let mut loaded = self.loaded();
+        if let Some(outran) = loaded.outran.remove(id) {
+            let stored = stored.get_or_insert_default();
+            stored.last = stored.last.max(outran);
+        }
         // Two requests may load a session at once: the first to come back decides.
         let slot = loaded.sessions.entry(id.clone()).or_insert_with(|| Slot {
-            session: Session::new(id.clone(), lifetime, stored, &self.store, self.logs.clone()),
+            session: Session::new(id.clone(), lifetime, stored, store.cloned(), self.logs.clone()),
             quiet_since: None,
         });
         slot.session.clone()
@@ -99,8 +112,15 @@ impl Registry {
         loaded.quiet.insert(now, session.id.clone());
         while loaded.quiet.len() > self.most_quiet {
             let Some((_, id)) = loaded.quiet.pop_first() else { break };
-            loaded.sessions.remove(&id);
+            let Some(slot) = loaded.sessions.remove(&id) else { continue };
+            if slot.session.log.outran_store() && loaded.outran.len() < OUTRAN {
+                loaded.outran.insert(id, slot.session.log.end());
+            }
         }
+    }
+
+    pub(super) async fn flush_store(&self) {
+        self.store.flush().await;
     }
 
     pub(super) fn forget(&self, id: &SessionId) {

@@ -7,6 +7,7 @@ use super::funnel::Funnel;
 use super::session::{Session, Waiting};
 use super::work::{Doing, Done};
 use super::{Inner, turn::TurnRecord};
+use crate::failpoint;
 use crate::handler::{Failure, Reply, Turn};
 use crate::model::{
     ArtifactFailure, CancelReason, Ending, Lifetime, Limit, Outcome, RawJson, StateChange, TurnRequest, What,
@@ -52,9 +53,11 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
     let Waiting { record, request } = waiting;
     let attempt = record.attempt.get().copied().unwrap_or(1);
     let accepted = session.log.append(&record.id, What::Accepted { attempt, request: request.clone() });
+    failpoint::reach("turn-accepted");
     if let Some(seq) = accepted {
         session.log.stored(seq).await;
     }
+    failpoint::reach("turn-stored");
     let _clean_logs = telemetry::guard(&request.secrets);
     let redactor = engine.redactor.combined(&request.secrets);
     let funnel = Funnel::new(session.log.clone(), record.id.clone(), redactor, request.tells_tools);
@@ -71,14 +74,19 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
         };
         drive(&Doing { engine, session, record: &record, funnel: &funnel, request: request.clone() }, turn).await
     };
+    failpoint::reach("handler-ended");
     funnel.finish();
     let outcome = Arc::new(Outcome { artifact_failures, tools: funnel.tools(), ..outcome_of(ended, &funnel) });
     log_outcome(&record, &request, &outcome);
     session.end(&record, &outcome);
-    if let Some(seq) = session.log.append(&record.id, What::Ended(outcome.clone())) {
+    let ended = session.log.append(&record.id, What::Ended(outcome.clone()));
+    failpoint::reach("turn-ended");
+    if let Some(seq) = ended {
         session.log.stored(seq).await;
     }
+    failpoint::reach("outcome-stored");
     record.settle(outcome);
+    failpoint::reach("outcome-settled");
     engine.turn_left();
 }
 

@@ -72,11 +72,10 @@ impl Session {
         id: SessionId,
         lifetime: Lifetime,
         stored: Option<StoredSession>,
-        store: &Arc<dyn Store>,
+        store: Option<Arc<dyn Store>>,
         logs: Arc<Logs>,
     ) -> Arc<Self> {
         let stored = stored.unwrap_or_default();
-        let store = (lifetime == Lifetime::Named).then(|| store.clone());
         let mut inner = Inner {
             state: stored.state,
             queue: VecDeque::new(),

@@ -2,6 +2,7 @@
 //!
 //! Owns "exactly one outcome": it can be set once, and everybody who waits gets the same.
 
+use crate::failpoint;
 use crate::handler::{InputRefused, Inputs};
 use crate::model::{CancelReason, Outcome, Repeat, SessionId, TurnId};
 use crate::store::Store;
@@ -94,6 +95,7 @@ impl TurnRecord {
             && let Some(store) = &self.store
         {
             store.delivered(&self.session, &self.id);
+            failpoint::reach("answer-delivered");
         }
     }
 

@@ -14,6 +14,7 @@ use crate::model::{Entry, Outcome, RawJson, Repeat, Seq, SessionId, TurnId};
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The store could not do what it was asked to. The text is for the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +81,36 @@ pub struct Interrupted {
     pub attempt: u32,
 }
 
+/// A turn that was promised before its session had time for it: it runs after a restart, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// Its id.
+    pub turn: TurnId,
+    /// Its session.
+    pub session: SessionId,
+    /// What was asked, in the words of the adapter that promised it.
+    pub request: Vec<u8>,
+}
+
+/// How long, how much and how many are kept.
+#[derive(Debug, Clone)]
+pub struct Keep {
+    /// Events are kept for so long.
+    pub age: Duration,
+    /// And no more of them than fit into so many bytes of disk.
+    pub bytes: u64,
+    /// And no more than so many.
+    pub events: u64,
+    /// How often it is looked.
+    pub every: Duration,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { age: Duration::from_hours(30 * 24), bytes: 1 << 30, events: 10_000_000, every: Duration::from_secs(10) }
+    }
+}
+
 /// A settled turn.
 #[derive(Debug, Clone)]
 pub struct StoredTurn {
@@ -120,6 +151,22 @@ pub trait Store: Send + Sync + 'static {
 
     /// Entries of a session after `after`, at most `max_bytes` of them (but at least one).
     fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> BoxFuture<'_, Result<Page, StoreError>>;
+
+    /// Keeps a turn that waits, until the log has its beginning or its end.
+    fn park(&self, parked: Parked) -> BoxFuture<'_, Result<(), StoreError>> {
+        let _ = parked;
+        Box::pin(async { Ok(()) })
+    }
+
+    /// The turns that were parked when the store was opened.
+    fn parked(&self) -> BoxFuture<'_, Result<Vec<Parked>, StoreError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// What is wrong with the store, in one sentence; `None` while it works.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 
     /// Resolves when everything taken so far is kept.
     fn flush(&self) -> BoxFuture<'_, ()>;

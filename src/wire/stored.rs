@@ -4,8 +4,8 @@
 
 use crate::json::{as_raw, from_raw};
 use crate::model::{
-    Answer, ArtifactFailure, CancelReason, CommandEnd, CutBy, Ending, Event, Fault, FaultCode, Limit, Outcome,
-    ProcessEnd, RawJson, StateChange, ToolCall, ToolResult, TurnRequest,
+    Answer, ArtifactFailure, CancelReason, CommandEnd, Conflict, CutBy, Ending, Event, Fault, FaultCode, Fingerprint,
+    Limit, Outcome, ProcessEnd, RawJson, Repeat, StateChange, StateIn, ToolCall, ToolResult, TurnRequest,
 };
 use crate::wire::record::{EventRecord, SeriesReader};
 use serde::{Deserialize, Serialize};
@@ -13,45 +13,104 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// What was asked, as far as a reader of the log wants to know it.
+/// What is written of the state that a request brings along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenState {
+    /// The session's own one counts, or the one that came is known to be the same.
+    Keep,
+    /// The one that came, whatever it is.
+    Change,
+}
+
+/// What was asked, as far as a reader of the log wants to know it, or a retry is told by it.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct AcceptedRecord<'a> {
+struct AcceptedRecord<'a> {
     /// 1, or more after a crash.
-    pub attempt: u32,
+    attempt: u32,
     /// The protocol it came by.
     #[serde(borrow)]
-    pub protocol: Cow<'a, str>,
+    protocol: Cow<'a, str>,
     /// The caller's own name for it.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub source_id: Option<Cow<'a, str>>,
+    source_id: Option<Cow<'a, str>>,
     /// The user's text.
     #[serde(borrow)]
-    pub prompt: Cow<'a, str>,
+    prompt: Cow<'a, str>,
     /// The model.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<Cow<'a, str>>,
+    model: Option<Cow<'a, str>>,
+    /// The caller's key for it.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, str>>,
+    /// The fingerprint of what was asked, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<&'a str>,
+    /// The same key with another body is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    refuses: bool,
+    /// As in an outcome; absent is `keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<&'a str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    value: Option<&'a RawValue>,
 }
 
 impl<'a> AcceptedRecord<'a> {
-    /// Of a request.
-    #[must_use]
-    pub fn new(attempt: u32, request: &'a TurnRequest) -> Self {
+    /// Of a request. `body` has room for its fingerprint.
+    fn new(attempt: u32, request: &'a TurnRequest, given: GivenState, hex: &'a mut String) -> Self {
+        let (key, body, refuses) = match &request.repeat {
+            Repeat::Never => (None, None, false),
+            Repeat::ByBody { body } => (None, Some(body), false),
+            Repeat::ById { id, body, conflict } => (Some(id.as_str()), Some(body), *conflict == Conflict::Refuse),
+        };
+        let body = body.map(|body| {
+            *hex = format!("{:032x}", u128::from_be_bytes(body.0));
+            hex.as_str()
+        });
+        let (state, value) = match (&request.state, given) {
+            (StateIn::Given(state), GivenState::Change) => match state {
+                Some(value) => (Some("set"), Some(as_raw(value))),
+                None => (Some("clear"), None),
+            },
+            _ => (None, None),
+        };
         Self {
             attempt,
             protocol: request.protocol.into(),
             source_id: request.source_id.as_deref().map(Cow::from),
             prompt: request.prompt.as_str().into(),
             model: request.model.as_deref().map(Cow::from),
+            key: key.map(Cow::from),
+            body,
+            refuses,
+            state,
+            value,
         }
     }
 
     /// Puts back what was kept into a request of the same session.
-    pub fn restore(self, request: &mut TurnRequest) {
+    fn restore(self, request: &mut TurnRequest) {
         request.protocol = match &*self.protocol {
             "dari" => "dari",
             "runtimeuse" => "runtimeuse",
+            "sessions" => "sessions",
             "v1" => "v1",
             _ => "unknown",
+        };
+        let body = self.body.and_then(|hex| u128::from_str_radix(hex, 16).ok());
+        let body = body.map(|body| Fingerprint(body.to_be_bytes()));
+        request.repeat = match (self.key, body) {
+            (_, None) => Repeat::Never,
+            (None, Some(body)) => Repeat::ByBody { body },
+            (Some(id), Some(body)) => {
+                let conflict = if self.refuses { Conflict::Refuse } else { Conflict::NewTurn };
+                Repeat::ById { id: id.into_owned(), body, conflict }
+            }
+        };
+        request.state = match self.state {
+            Some("set") => StateIn::Given(self.value.map(from_raw)),
+            Some("clear") => StateIn::Given(None),
+            _ => StateIn::Stored,
         };
         request.source_id = self.source_id.map(Cow::into_owned);
         request.prompt = self.prompt.into_owned();
@@ -62,7 +121,7 @@ impl<'a> AcceptedRecord<'a> {
 /// How a turn ended.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct OutcomeRecord<'a> {
+struct OutcomeRecord<'a> {
     /// `text`, `structured`, `commands`, `failed`, `cancelled`, `timed_out` or `interrupted`.
     how: &'a str,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
@@ -184,8 +243,7 @@ impl<'a> OutcomeRecord<'a> {
     }
 
     /// The outcome again; `None` if this is none.
-    #[must_use]
-    pub fn restore(&self) -> Option<Outcome> {
+    fn restore(&self) -> Option<Outcome> {
         let ending = match self.how {
             "failed" => Ending::Failed(self.fault.as_ref()?.restore()?),
             "cancelled" => Ending::Cancelled(by_name(&REASONS, self.why)?),
@@ -350,8 +408,8 @@ impl CommandRecord<'_> {
 
 /// What was asked, as it is kept.
 #[must_use]
-pub fn write_accepted(attempt: u32, request: &TurnRequest) -> Vec<u8> {
-    write(&AcceptedRecord::new(attempt, request))
+pub fn write_accepted(attempt: u32, request: &TurnRequest, given: GivenState) -> Vec<u8> {
+    write(&AcceptedRecord::new(attempt, request, given, &mut String::new()))
 }
 
 /// Puts what was kept back into a request of the same session, and gives the attempt; `None` if this is no such record.
@@ -393,64 +451,4 @@ fn write(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn round(outcome: &Outcome) -> Outcome {
-        read_outcome(&write_outcome(outcome)).unwrap()
-    }
-
-    fn end() -> CommandEnd {
-        CommandEnd {
-            command: "echo \"grüezi\"".into(),
-            exit_code: -1,
-            cut: Some(CutBy::Signal(9)),
-            took: Duration::from_micros(1234),
-            stdout: "a\n\u{0}b".into(),
-            stdout_bytes: 5,
-            stdout_cut: true,
-            stdout_tail: "t".into(),
-            stderr_tail: "e".into(),
-        }
-    }
-
-    #[test]
-    fn every_outcome_comes_back_as_it_was() {
-        let raw = |text: &str| RawJson::from_valid(text);
-        let fault = Fault {
-            detail: Some("d".into()),
-            metadata: Some(raw(r#"{"n":1.0e3}"#)),
-            process: Some(ProcessEnd { exit_code: None, signal: Some(9), stderr_tail: "why\n".into() }),
-            command: Some(Box::new(end())),
-            answered: Some(Box::new((Answer::Text("before".into()), Some(raw(r#"{"a":[]}"#))))),
-            retryable: true,
-            ..Fault::new(FaultCode::HandlerExited, "it \"ended\"")
-        };
-        let endings = [
-            Ending::Answered(Answer::Text("grüezi \u{1F44B}\n".into())),
-            Ending::Answered(Answer::Structured(raw(r#"{"z":1.0e3,"a":12345678901234567890123}"#))),
-            Ending::Answered(Answer::Commands(vec![end(), CommandEnd { cut: Some(CutBy::Timeout), ..end() }])),
-            Ending::Failed(fault),
-            Ending::Cancelled(CancelReason::Disconnected),
-            Ending::TimedOut { limit: Limit::Request, after: Duration::from_secs(2), partial: "half".into() },
-            Ending::Interrupted,
-        ];
-        for ending in endings {
-            for state in [StateChange::Keep, StateChange::Clear, StateChange::Set(raw(r#""\u00e4""#))] {
-                let outcome = Outcome {
-                    state,
-                    metadata: Some(raw("{}")),
-                    artifact_failures: vec![ArtifactFailure { path: "/a".into(), error: "no".into() }],
-                    tools: vec![ToolCall {
-                        id: "1".into(),
-                        name: "shell".into(),
-                        input: raw("null"),
-                        result: Some(ToolResult { output: "x".into(), is_error: true }),
-                    }],
-                    ..Outcome::new(ending.clone())
-                };
-                assert_eq!(round(&outcome), outcome);
-            }
-        }
-    }
-}
+mod tests;

@@ -21,6 +21,7 @@ mod codex;
 mod codex_states;
 mod command_line;
 mod commands;
+mod crash;
 mod dari;
 mod downloads;
 mod durable;

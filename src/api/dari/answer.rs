@@ -7,6 +7,7 @@ use super::input::Canned;
 use crate::api::hangup::Hangup;
 use crate::api::problem;
 use crate::engine::TurnRecord;
+use crate::failpoint;
 use crate::json;
 use crate::model::{Answer, CancelReason, Ending, FaultCode, Limit, Outcome, StateChange, ToolCall, ToolResult};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -34,6 +35,7 @@ pub fn canned(canned: Canned) -> HttpResponse {
 
 /// The answer that a turn came to.
 pub fn of(receipt: Receipt, outcome: &Outcome, events: Events) -> HttpResponse {
+    failpoint::reach("answer-made");
     match body(outcome, events) {
         Ok(text) => ok().body(BoxBody::new(Delivery { bytes: Some(text.into()), receipt })),
         Err((status, detail)) => problem::detail(status, detail),

@@ -4,60 +4,76 @@
 //! write-ahead log is not synced at every commit: a killed process loses nothing, and a machine that loses its power keeps
 //! a whole, slightly older state.
 
+mod chunk;
+mod health;
 mod reader;
+mod retention;
+mod spans;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use super::{Batch, Done, Page, Store, StoreError, StoredSession};
+use super::{Batch, Done, Keep, Page, Parked, Store, StoreError, StoredSession};
+use crate::failpoint;
 use crate::model::{Seq, SessionId, TurnId};
 use futures_util::future::BoxFuture;
+use health::Health;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use reader::Reader;
+use retention::Retention;
 use rusqlite::Connection;
+use spans::Unindexed;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use writer::{Order, Writer};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use writer::{Order, Start, Writer};
 
-/// The form of the tables. A file of a later one is not touched.
+/// Bytes of a page. A turn with its prompt, its text and its outcome fills about half of one.
+const PAGE: i64 = 8192;
+
+/// The write-ahead log goes into the file when it has so many pages: each time costs two waits for the disk.
+const CHECKPOINT_PAGES: i64 = 2048;
+
+/// The form of the tables, one for each of the [`STEPS`]. A file of a later one is not touched.
 const VERSION: i64 = 1;
 
-/// From nothing to version 1.
-const TABLES: &str = "
-    CREATE TABLE sessions (
+/// How each form of the tables is made from the one before; the first one from nothing.
+const STEPS: [&str; 1] = ["
+    CREATE TABLE sessions (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+
+    -- The log of all sessions: one row for each batch, added at the end.
+    CREATE TABLE chunks (
         id INTEGER PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,
+        session INTEGER NOT NULL,
+        first INTEGER NOT NULL,
         last INTEGER NOT NULL,
-        state TEXT
-    );
-    CREATE TABLE turns (
-        session INTEGER NOT NULL,
-        seq INTEGER NOT NULL,
-        turn TEXT NOT NULL,
-        attempt INTEGER NOT NULL,
-        kind INTEGER NOT NULL,
-        key TEXT,
-        body BLOB,
-        outcome TEXT,
-        delivered INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (session, seq)
-    ) WITHOUT ROWID;
-    CREATE INDEX turns_by_name ON turns (session, turn);
-    CREATE TABLE events (
-        session INTEGER NOT NULL,
-        seq INTEGER NOT NULL,
-        turn TEXT NOT NULL,
         at INTEGER NOT NULL,
-        kind INTEGER NOT NULL,
-        record BLOB NOT NULL,
-        PRIMARY KEY (session, seq)
+        flags INTEGER NOT NULL,
+        body BLOB NOT NULL
+    );
+
+    -- The rows of each session, up to the row that is told below.
+    CREATE TABLE spans (
+        session INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        chunk INTEGER NOT NULL,
+        flags INTEGER NOT NULL,
+        entries INTEGER NOT NULL,
+        PRIMARY KEY (session, first, chunk)
     ) WITHOUT ROWID;
-";
+    CREATE TABLE indexed (upto INTEGER NOT NULL, entries INTEGER NOT NULL, tried INTEGER NOT NULL);
+    INSERT INTO indexed VALUES (0, 0, 0);
+
+    -- What is left of rows that are no longer kept.
+    CREATE TABLE kept (session INTEGER PRIMARY KEY, last INTEGER NOT NULL, state TEXT);
+
+    -- Turns that were promised and have not begun.
+    CREATE TABLE parked (turn TEXT PRIMARY KEY, session TEXT NOT NULL, request BLOB NOT NULL);
+"];
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +103,9 @@ pub enum OpenError {
 pub struct SqliteStore {
     writer: Writer,
     reader: Arc<Mutex<Reader>>,
+    health: Arc<Health>,
+    /// As they were when the store was opened.
+    parked: Vec<Parked>,
     /// Held as long as the store lives; the system lets go of it with the process.
     _lock: Flock<File>,
 }
@@ -96,7 +115,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// When another process has the folder, or it cannot be used.
-    pub fn open(folder: &Path) -> Result<Self, OpenError> {
+    pub fn open(folder: &Path, keep: Keep) -> Result<Self, OpenError> {
         let unusable = |error: &dyn std::fmt::Display| OpenError::Unusable {
             folder: folder.to_owned(),
             reason: error.to_string(),
@@ -112,18 +131,31 @@ impl SqliteStore {
         let file = folder.join("turnhost.db");
         // What SQLite puts beside its file has the permissions of that.
         private("turnhost.db").map_err(|error| unusable(&error))?;
-        let connection = connect(&file).map_err(|error| unusable(&error))?;
-        let version: i64 =
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|error| unusable(&error))?;
-        if version > VERSION {
-            return Err(OpenError::Later { file, form: version });
+        let mut connection = connect(&file).map_err(|error| unusable(&error))?;
+        let form = bring_up(&mut connection, &STEPS).map_err(|error| unusable(&error))?;
+        if form > VERSION {
+            return Err(OpenError::Later { file, form });
         }
-        if version == 0 {
-            let made = format!("BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;");
-            connection.execute_batch(&made).map_err(|error| unusable(&error))?;
-        }
-        let reader = Reader::new(connect(&file).map_err(|error| unusable(&error))?);
-        Ok(Self { writer: Writer::start(connection), reader: Arc::new(Mutex::new(reader)), _lock: lock })
+        failpoint::reach("store-opened");
+        Self::start(connection, &file, keep, lock).map_err(|error| unusable(&error))
+    }
+
+    fn start(connection: Connection, file: &Path, keep: Keep, lock: Flock<File>) -> rusqlite::Result<Self> {
+        let upto: i64 = connection.query_row("SELECT upto FROM indexed", [], |row| row.get(0))?;
+        let last: Option<i64> = connection.query_row("SELECT max(id) FROM chunks", [], |row| row.get(0))?;
+        let unindexed = Unindexed::open(&connection, upto)?;
+        let parked = parked(&connection)?;
+        let reader = Reader::new(connect(file)?, unindexed.clone());
+        let health = Arc::new(Health::default());
+        let writer = Writer::start(Start {
+            connection,
+            next: last.unwrap_or_default().max(upto) + 1,
+            unindexed,
+            parked: parked.iter().map(|one| one.turn.clone()).collect(),
+            health: health.clone(),
+            retention: Retention::new(keep),
+        });
+        Ok(Self { writer, reader: Arc::new(Mutex::new(reader)), health, parked, _lock: lock })
     }
 
     fn read<T: Send + 'static>(
@@ -142,13 +174,53 @@ impl SqliteStore {
 
 fn connect(file: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(file)?;
+    connection.pragma_update(None, "page_size", PAGE)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     // The cache of each connection, in KiB.
     connection.pragma_update(None, "cache_size", -2048)?;
     connection.set_prepared_statement_cache_capacity(16);
     Ok(connection)
+}
+
+/// Brings the tables into the newest form, step by step, each whole or not at all. Gives the form they have.
+fn bring_up(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<i64> {
+    let mut form: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for step in steps.iter().skip(usize::try_from(form).unwrap_or(usize::MAX)) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        form += 1;
+        transaction.pragma_update(None, "user_version", form)?;
+        transaction.commit()?;
+    }
+    Ok(form)
+}
+
+fn parked(connection: &Connection) -> rusqlite::Result<Vec<Parked>> {
+    let mut find = connection.prepare("SELECT turn, session, request FROM parked ORDER BY rowid")?;
+    let mut rows = find.query([])?;
+    let mut parked = Vec::new();
+    while let Some(row) = rows.next()? {
+        let Ok(session) = SessionId::new(&row.get::<_, String>(1)?) else { continue };
+        parked.push(Parked { turn: TurnId::from_drawn(row.get(0)?), session, request: row.get(2)? });
+    }
+    Ok(parked)
+}
+
+/// Numbers stay far below the limit; SQLite has no unsigned ones.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn failed(error: &rusqlite::Error) -> StoreError {
@@ -161,7 +233,7 @@ impl Store for SqliteStore {
     }
 
     fn delivered(&self, session: &SessionId, turn: &TurnId) {
-        self.writer.order(Order::Delivered(session.clone(), turn.clone()));
+        self.writer.delivered(session, turn);
     }
 
     fn session(&self, id: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>> {
@@ -172,6 +244,21 @@ impl Store for SqliteStore {
     fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> BoxFuture<'_, Result<Page, StoreError>> {
         let id = id.clone();
         self.read(move |reader| reader.events(&id, after, max_bytes))
+    }
+
+    fn park(&self, parked: Parked) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (told, kept) = tokio::sync::oneshot::channel();
+        self.writer.order(Order::Park(parked, told));
+        Box::pin(async move { kept.await.unwrap_or_else(|error| Err(StoreError(error.to_string()))) })
+    }
+
+    fn parked(&self) -> BoxFuture<'_, Result<Vec<Parked>, StoreError>> {
+        let parked = self.parked.clone();
+        Box::pin(async move { Ok(parked) })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.health.trouble()
     }
 
     fn flush(&self) -> BoxFuture<'_, ()> {

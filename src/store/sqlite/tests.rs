@@ -4,15 +4,19 @@ use crate::model::{
     What,
 };
 use crate::store::{Acknowledge, Entries};
-use std::sync::mpsc::{Sender, channel};
 use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-struct Told(Mutex<Sender<Result<(), StoreError>>>);
+struct Told(UnboundedSender<Result<(), StoreError>>);
 
 impl Acknowledge for Told {
     fn acknowledged(self: Arc<Self>, _: Seq, _: usize, result: Result<(), StoreError>) {
-        self.0.lock().unwrap().send(result).unwrap();
+        self.0.send(result).unwrap();
     }
+}
+
+fn open(folder: &Path) -> Result<SqliteStore, OpenError> {
+    SqliteStore::open(folder, Keep::default())
 }
 
 fn id(text: &str) -> SessionId {
@@ -50,25 +54,25 @@ fn said(seq: u64, turn: &str, text: &str) -> Arc<Entry> {
     entry(seq, turn, What::Said(Event::TextDelta { block: None, text: text.to_owned() }))
 }
 
-fn put(store: &SqliteStore, session: &str, entries: Vec<Arc<Entry>>) -> Result<(), StoreError> {
-    let (told, wait) = channel();
+async fn put(store: &SqliteStore, session: &str, entries: Vec<Arc<Entry>>) -> Result<(), StoreError> {
+    let (told, mut wait) = unbounded_channel();
     let last = entries.last().unwrap().seq;
     let batch = Batch { session: id(session), entries: Entries::from_vec(entries) };
-    store.append(batch, Done::new(Arc::new(Told(Mutex::new(told))), last, 1));
-    wait.recv().unwrap()
+    store.append(batch, Done::new(Arc::new(Told(told)), last, 1));
+    wait.recv().await.unwrap()
 }
 
 #[tokio::test]
 async fn what_is_kept_comes_back_after_a_restart() {
     let folder = TempDir::new().unwrap();
-    let store = SqliteStore::open(folder.path()).unwrap();
-    put(&store, "s", vec![accepted(1, "t1", "k1", 1), said(2, "t1", "hel"), said(3, "t1", "lo")]).unwrap();
-    put(&store, "s", vec![ended(4, "t1", "hello"), accepted(5, "t2", "k2", 3), said(6, "t2", "half")]).unwrap();
+    let store = open(folder.path()).unwrap();
+    put(&store, "s", vec![accepted(1, "t1", "k1", 1), said(2, "t1", "hel"), said(3, "t1", "lo")]).await.unwrap();
+    put(&store, "s", vec![ended(4, "t1", "hello"), accepted(5, "t2", "k2", 3), said(6, "t2", "half")]).await.unwrap();
     store.delivered(&id("s"), &turn("t1"));
     assert!(store.session(&id("other")).await.unwrap().is_none());
     drop(store);
 
-    let store = SqliteStore::open(folder.path()).unwrap();
+    let store = open(folder.path()).unwrap();
     let session = store.session(&id("s")).await.unwrap().unwrap();
     assert_eq!(session.last, Seq(6));
     // The turn that was begun last was given a state of its own.
@@ -92,15 +96,16 @@ async fn what_is_kept_comes_back_after_a_restart() {
 #[tokio::test]
 async fn batches_of_many_sessions_are_grouped_and_kept() {
     let folder = TempDir::new().unwrap();
-    let store = SqliteStore::open(folder.path()).unwrap();
-    let (told, wait) = channel();
-    let told = Arc::new(Told(Mutex::new(told)));
+    let store = open(folder.path()).unwrap();
+    let (told, mut wait) = unbounded_channel();
+    let told = Arc::new(Told(told));
     for n in 0..500 {
         let entries = Entries::from_vec(vec![accepted(1, "t", "k", 1), ended(2, "t", "done")]);
         store.append(Batch { session: id(&format!("s{n}")), entries }, Done::new(told.clone(), Seq(2), 1));
     }
-    store.flush().await;
-    assert_eq!(wait.try_iter().flatten().count(), 500);
+    for _ in 0..500 {
+        wait.recv().await.unwrap().unwrap();
+    }
     for n in [0, 250, 499] {
         assert_eq!(store.session(&id(&format!("s{n}"))).await.unwrap().unwrap().settled.len(), 1);
     }
@@ -109,18 +114,18 @@ async fn batches_of_many_sessions_are_grouped_and_kept() {
 #[test]
 fn a_folder_has_one_owner() {
     let folder = TempDir::new().unwrap();
-    let store = SqliteStore::open(folder.path()).unwrap();
-    let refused = SqliteStore::open(folder.path()).err().unwrap();
+    let store = open(folder.path()).unwrap();
+    let refused = open(folder.path()).err().unwrap();
     assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
     drop(store);
-    drop(SqliteStore::open(folder.path()).unwrap());
+    drop(open(folder.path()).unwrap());
     let connection = Connection::open(folder.path().join("turnhost.db")).unwrap();
     connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
-    let refused = SqliteStore::open(folder.path()).err().unwrap();
+    let refused = open(folder.path()).err().unwrap();
     assert!(matches!(refused, OpenError::Later { form: 2, .. }), "{refused}");
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    assert!(matches!(SqliteStore::open(&file), Err(OpenError::Unusable { .. })));
+    assert!(matches!(open(&file), Err(OpenError::Unusable { .. })));
 }
 
 #[tokio::test]
@@ -128,8 +133,8 @@ async fn nobody_else_reads_it() {
     use std::os::unix::fs::PermissionsExt;
     let outer = TempDir::new().unwrap();
     let folder = outer.path().join("made/here");
-    let store = SqliteStore::open(&folder).unwrap();
-    put(&store, "s", vec![accepted(1, "t1", "k1", 1)]).unwrap();
+    let store = open(&folder).unwrap();
+    put(&store, "s", vec![accepted(1, "t1", "k1", 1)]).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);
     for entry in std::fs::read_dir(&folder).unwrap().flatten() {
@@ -141,17 +146,157 @@ async fn nobody_else_reads_it() {
 #[tokio::test]
 async fn a_full_disk() {
     let folder = TempDir::new().unwrap();
-    drop(SqliteStore::open(folder.path()).unwrap());
-    let connection = connect(&folder.path().join("turnhost.db")).unwrap();
+    drop(open(folder.path()).unwrap());
+    let file = folder.path().join("turnhost.db");
+    let connection = connect(&file).unwrap();
     connection.pragma_update(None, "max_page_count", 40).unwrap();
-    let reader = Reader::new(connect(&folder.path().join("turnhost.db")).unwrap());
     let lock = Flock::lock(File::create(folder.path().join("other")).unwrap(), FlockArg::LockExclusive).unwrap();
-    let store = SqliteStore { writer: Writer::start(connection), reader: Arc::new(Mutex::new(reader)), _lock: lock };
-    put(&store, "s", vec![accepted(1, "t1", "k1", 1), ended(2, "t1", "kept")]).unwrap();
+    let store = SqliteStore::start(connection, &file, Keep::default(), lock).unwrap();
+    put(&store, "s", vec![accepted(1, "t1", "k1", 1), ended(2, "t1", "kept")]).await.unwrap();
     let large = "x".repeat(1 << 20);
-    let error = put(&store, "s", vec![accepted(3, "t2", "k2", 1), said(4, "t2", &large)]).unwrap_err();
+    let error = put(&store, "s", vec![accepted(3, "t2", "k2", 1), said(4, "t2", &large)]).await.unwrap_err();
     assert!(error.to_string().contains("full"), "{error}");
-    put(&store, "s", vec![accepted(3, "t3", "k3", 1), ended(4, "t3", "kept, too")]).unwrap();
+    assert!(store.trouble().unwrap().contains("full"));
+    put(&store, "s", vec![accepted(3, "t3", "k3", 1), ended(4, "t3", "kept, too")]).await.unwrap();
+    assert_eq!(store.trouble(), None, "it works again");
     let session = store.session(&id("s")).await.unwrap().unwrap();
     assert_eq!((session.last, session.settled.len()), (Seq(4), 2));
+}
+
+fn numbers(page: &Page) -> Vec<u64> {
+    page.entries.iter().map(|entry| entry.seq.0).collect()
+}
+
+/// More rows than are known in memory alone, of sessions that take turns: found by number, from the middle, before and
+/// after a restart, and a killed process leaves the index behind the log.
+#[tokio::test]
+async fn the_index_follows_behind_the_log() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path()).unwrap();
+    let sessions = ["a", "b", "c"];
+    for n in 0..500 {
+        for session in sessions {
+            let (key, turn) = (format!("k{n}"), format!("{session}{n}"));
+            let entries =
+                vec![accepted(3 * n + 1, &turn, &key, 1), said(3 * n + 2, &turn, "x"), ended(3 * n + 3, &turn, "y")];
+            put(&store, session, entries).await.unwrap();
+        }
+    }
+    // As a killed process leaves it: without a last word of the thread.
+    let copy = TempDir::new().unwrap();
+    for name in ["turnhost.db", "turnhost.db-wal"] {
+        std::fs::copy(folder.path().join(name), copy.path().join(name)).unwrap();
+    }
+    drop(store);
+    for folder in [&folder, &copy] {
+        let store = open(folder.path()).unwrap();
+        for session in sessions {
+            for after in [0, 1, 2, 3, 700, 1023, 1024, 1498, 1499, 1500, 1501] {
+                let page = store.events(&id(session), Seq(after), usize::MAX).await.unwrap();
+                assert_eq!(numbers(&page), (after + 1..=1500).collect::<Vec<_>>(), "{session}, {after}");
+            }
+            let stored = store.session(&id(session)).await.unwrap().unwrap();
+            assert_eq!((stored.last, stored.settled.len(), stored.interrupted.len()), (Seq(1500), 100, 0));
+            assert_eq!(stored.settled.last().unwrap().id, turn(&format!("{session}499")));
+            assert_eq!(stored.state.unwrap().as_str(), r#"{"z":12345678901234567890123}"#);
+        }
+    }
+}
+
+/// What is kept no longer is gone, the rest is there, and a session still knows its number and its state.
+#[tokio::test]
+async fn what_is_kept_has_an_end() {
+    let folder = TempDir::new().unwrap();
+    let keep = Keep { age: Duration::MAX, events: 300, every: Duration::from_millis(10), ..Keep::default() };
+    let store = SqliteStore::open(folder.path(), keep).unwrap();
+    put(&store, "quiet", vec![accepted(1, "q", "k", 1), ended(2, "q", "y")]).await.unwrap();
+    for n in 0..1500 {
+        let (key, turn) = (format!("k{n}"), format!("t{n}"));
+        put(&store, "busy", vec![accepted(2 * n + 1, &turn, &key, 1), ended(2 * n + 2, &turn, "y")]).await.unwrap();
+    }
+    let began = std::time::Instant::now();
+    loop {
+        let page = store.events(&id("busy"), Seq(0), usize::MAX).await.unwrap();
+        let numbers = numbers(&page);
+        assert_eq!(*numbers.last().unwrap(), 3000);
+        assert!(numbers.windows(2).all(|two| two[0] + 1 == two[1]), "no holes");
+        // Rows that are not in the index yet are left alone.
+        if numbers.len() < 2300 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{} are left", numbers.len());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let quiet = store.session(&id("quiet")).await.unwrap().unwrap();
+    assert_eq!((quiet.last, quiet.settled.len()), (Seq(2), 0));
+    assert_eq!(quiet.state.unwrap().as_str(), r#"{"z":12345678901234567890123}"#);
+    put(&store, "quiet", vec![accepted(3, "q2", "k2", 1)]).await.unwrap();
+    let page = store.events(&id("quiet"), Seq(0), usize::MAX).await.unwrap();
+    assert_eq!(numbers(&page), [3]);
+}
+
+/// Old sessions go as a whole. The entries of these tests are from 1970.
+#[tokio::test]
+async fn what_is_old_goes() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path()).unwrap();
+    put(&store, "old", vec![accepted(1, "t", "k", 1), ended(2, "t", "y")]).await.unwrap();
+    drop(store);
+    let keep = Keep { every: Duration::from_millis(10), ..Keep::default() };
+    let store = SqliteStore::open(folder.path(), keep).unwrap();
+    let began = std::time::Instant::now();
+    while store.session(&id("old")).await.unwrap().is_some() {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    put(&store, "old", vec![accepted(3, "t2", "k2", 1)]).await.unwrap();
+    assert_eq!(store.session(&id("old")).await.unwrap().unwrap().last, Seq(3));
+}
+
+/// What a platform gives back is kept once.
+#[tokio::test]
+async fn a_state_that_comes_back_is_kept_once() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path()).unwrap();
+    let large = format!("\"{}\"", "s".repeat(100_000));
+    for n in 0..50_u64 {
+        let request = TurnRequest {
+            repeat: repeat(&format!("k{n}")),
+            state: StateIn::Given(Some(RawJson::from_valid(large.clone()))),
+            ..TurnRequest::new(id("s"), "dari", "hi")
+        };
+        let begun = entry(2 * n + 1, &format!("t{n}"), What::Accepted { attempt: 1, request: Arc::new(request) });
+        let outcome = Arc::new(Outcome::new(Ending::Answered(Answer::Text("hello".to_owned()))));
+        put(&store, "s", vec![begun, entry(2 * n + 2, &format!("t{n}"), What::Ended(outcome))]).await.unwrap();
+    }
+    drop(store);
+    assert!(std::fs::metadata(folder.path().join("turnhost.db")).unwrap().len() < 400_000);
+    let store = open(folder.path()).unwrap();
+    assert_eq!(store.session(&id("s")).await.unwrap().unwrap().state.unwrap().as_str(), large);
+}
+
+#[tokio::test]
+async fn what_was_promised_is_kept_until_it_begins() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path()).unwrap();
+    let promise = |turn_id: &str| Parked { turn: turn(turn_id), session: id("s"), request: b"{}".to_vec() };
+    store.park(promise("t1")).await.unwrap();
+    store.park(promise("t2")).await.unwrap();
+    put(&store, "s", vec![accepted(1, "t1", "k1", 1)]).await.unwrap();
+    drop(store);
+    assert_eq!(open(folder.path()).unwrap().parked().await.unwrap(), [promise("t2")]);
+}
+
+#[test]
+fn a_file_is_brought_up_step_by_step() {
+    let folder = TempDir::new().unwrap();
+    let mut connection = Connection::open(folder.path().join("db")).unwrap();
+    assert_eq!(bring_up(&mut connection, &["CREATE TABLE a (x)"]).unwrap(), 1);
+    connection.execute("INSERT INTO a VALUES (7)", []).unwrap();
+    // A step that fails leaves what was there.
+    let steps = ["CREATE TABLE a (x)", "ALTER TABLE a ADD COLUMN y; UPDATE a SET y = x + 1", "nonsense"];
+    assert!(bring_up(&mut connection, &steps).is_err());
+    assert_eq!(bring_up(&mut connection, &steps[..2]).unwrap(), 2);
+    assert_eq!(connection.query_row("SELECT y FROM a", [], |row| row.get::<_, i64>(0)).unwrap(), 8);
+    assert_eq!(bring_up(&mut connection, &[]).unwrap(), 2, "a later one is left alone");
 }

@@ -1,58 +1,104 @@
 //! What is written: one thread that groups the batches of all sessions into commits.
 //!
 //! Owns the grouping. Nothing is waited for to make a group larger: what has come while the commit before was made is the
-//! next group.
+//! next group. A batch is one row at the end of the log, whatever it holds.
 
-use super::failed;
-use crate::model::{Conflict, Entry, Repeat, SessionId, StateChange, StateIn, TurnId, What};
-use crate::store::{Batch, Done, StoreError};
-use crate::wire::stored::{write_accepted, write_event, write_outcome};
+use super::chunk::{ChunkWriter, Kind};
+use super::health::Health;
+use super::retention::Retention;
+use super::spans::{HAS_STATE, HAS_TURN, Span, Unindexed};
+use super::{failed, now_ms, signed};
+use crate::failpoint;
+use crate::model::{Outcome, RawJson, SessionId, StateChange, StateIn, TurnId, What};
+use crate::store::{Batch, Done, Parked, StoreError};
+use crate::wire::stored::{GivenState, write_accepted, write_event, write_outcome};
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 /// The most entries of one commit.
 const GROUP: usize = 4096;
-
-/// Sessions whose numbers are known without looking.
+/// The most bytes of one commit, by the engine's measure; a larger batch is one of its own.
+const GROUP_BYTES: usize = 4 << 20;
+/// Sessions of which the writer knows where they stand without looking.
 const KNOWN: usize = 4096;
-
-/// How entries are told apart in their table.
-pub(super) const ACCEPTED: i64 = 0;
-pub(super) const SAID: i64 = 1;
-pub(super) const ENDED: i64 = 2;
-
-/// How the keys of turns are told apart.
-pub(super) const NEVER: i64 = 0;
-pub(super) const BY_BODY: i64 = 1;
-pub(super) const BY_ID: i64 = 2;
-pub(super) const BY_ID_REFUSING: i64 = 3;
+/// What may be lost in a crash is written with the next batch, or when nothing has come for so long.
+const IDLE: Duration = Duration::from_millis(200);
+/// How often a store that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) enum Order {
     Append(Batch, Done),
-    /// A caller has the whole answer of this turn.
-    Delivered(SessionId, TurnId),
+    Park(Parked, oneshot::Sender<Result<(), StoreError>>),
     Flush(oneshot::Sender<()>),
+}
+
+impl Order {
+    fn entries(&self) -> usize {
+        if let Self::Append(batch, _) = self { batch.entries.len() } else { 1 }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append(batch, _) => batch.entries.iter().map(|entry| entry.weight()).sum(),
+            Self::Park(parked, _) => parked.request.len(),
+            Self::Flush(_) => 0,
+        }
+    }
 }
 
 /// The thread, and the way to it. Each session has one batch on its way at most, which bounds what waits.
 pub(super) struct Writer {
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
+    delivered: Delivered,
+}
+
+/// Turns whose answer a caller has, and that are not written yet. They are written with what their sessions say next, or
+/// when the thread has nothing else to do: it is not woken for them.
+type Delivered = Arc<Mutex<HashMap<SessionId, Vec<TurnId>>>>;
+
+/// What the thread starts with.
+pub(super) struct Start {
+    pub(super) connection: Connection,
+    /// The row that is written next.
+    pub(super) next: i64,
+    pub(super) unindexed: Unindexed,
+    pub(super) parked: HashSet<TurnId>,
+    pub(super) health: Arc<Health>,
+    pub(super) retention: Retention,
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection) -> Self {
+    pub(super) fn start(start: Start) -> Self {
         let (orders, taken) = channel();
-        let mut work = Work { connection, known: HashMap::new() };
+        let delivered = Delivered::default();
+        let mut work = Work {
+            connection: start.connection,
+            next: start.next,
+            known: HashMap::new(),
+            hasher: RandomState::new(),
+            unindexed: start.unindexed,
+            delivered: delivered.clone(),
+            parked: start.parked,
+            added: Vec::new(),
+            chunk: ChunkWriter::default(),
+            health: start.health,
+            retention: start.retention,
+            runtime: Handle::try_current().ok(),
+        };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || work.run(&taken));
         match thread {
-            Ok(thread) => Self { orders: Some(orders), thread: Some(thread) },
+            Ok(thread) => Self { orders: Some(orders), thread: Some(thread), delivered },
             Err(error) => {
                 tracing::error!(%error, "the store's thread could not be started");
-                Self { orders: None, thread: None }
+                Self { orders: None, thread: None, delivered }
             }
         }
     }
@@ -62,9 +108,18 @@ impl Writer {
             Some(orders) => orders.send(order).err().map(|refused| refused.0),
             None => Some(order),
         };
-        if let Some(Order::Append(_, done)) = refused {
-            done.tell(Err(StoreError("its thread has ended".to_owned())));
+        let error = || Err(StoreError("its thread has ended".to_owned()));
+        match refused {
+            Some(Order::Append(_, done)) => done.tell(error()),
+            Some(Order::Park(_, told)) => drop(told.send(error())),
+            Some(Order::Flush(_)) | None => {}
         }
+    }
+
+    /// Notes that a caller has the whole answer of a turn.
+    pub(super) fn delivered(&self, session: &SessionId, turn: &TurnId) {
+        let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        delivered.entry(session.clone()).or_default().push(turn.clone());
     }
 }
 
@@ -78,134 +133,321 @@ impl Drop for Writer {
     }
 }
 
+/// Where a session stands.
+struct Known {
+    number: i64,
+    /// The number of its last entry.
+    last: i64,
+    /// Its state as it was written last, told by length and hash: a platform gives back with each turn what it was given
+    /// with the one before, and there is no need to keep it twice.
+    state: Option<(usize, u64)>,
+}
+
+/// A row, besides what is in it.
+struct Row {
+    session: i64,
+    first: i64,
+    last: i64,
+    at: u64,
+    flags: i64,
+}
+
 struct Work {
     connection: Connection,
-    known: HashMap<SessionId, i64>,
+    next: i64,
+    known: HashMap<SessionId, Known>,
+    hasher: RandomState,
+    unindexed: Unindexed,
+    delivered: Delivered,
+    /// Turns that are parked.
+    parked: HashSet<TurnId>,
+    chunk: ChunkWriter,
+    /// Rows of the open transaction.
+    added: Vec<(i64, Span)>,
+    health: Arc<Health>,
+    retention: Retention,
+    /// Where acknowledgements are given.
+    runtime: Option<Handle>,
 }
 
 impl Work {
     fn run(&mut self, orders: &Receiver<Order>) {
-        while let Ok(first) = orders.recv() {
-            let mut group = vec![first];
-            let mut entries = 0;
-            while entries < GROUP
-                && let Ok(next) = orders.try_recv()
-            {
-                entries += if let Order::Append(batch, _) = &next { batch.entries.len() } else { 1 };
-                group.push(next);
+        let mut looked = Instant::now();
+        let mut is_idle = true;
+        loop {
+            match orders.recv_timeout(self.idle_time(is_idle)) {
+                Ok(first) => {
+                    self.group(first, orders);
+                    is_idle = false;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.catch_up();
+                    is_idle = true;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            let written = self.write(&group).map_err(|error| failed(&error));
-            if let Err(error) = &written {
-                tracing::error!(%error, "a commit failed");
-                // What was learned in it is void.
-                self.known.clear();
+            if looked.elapsed() > self.retention.every() {
+                looked = Instant::now();
+                self.make_room();
             }
-            for order in group {
-                match order {
-                    Order::Append(_, done) => done.tell(written.clone()),
-                    Order::Delivered(..) => {}
-                    Order::Flush(told) => drop(told.send(())),
+        }
+        self.close();
+    }
+
+    /// How long there is nothing to do but to wait.
+    fn idle_time(&self, is_idle: bool) -> Duration {
+        match (self.health.is_ok(), is_idle) {
+            (false, _) => AGAIN,
+            (true, true) => self.retention.every(),
+            (true, false) => IDLE.min(self.retention.every()),
+        }
+    }
+
+    fn group(&mut self, first: Order, orders: &Receiver<Order>) {
+        let (mut entries, mut bytes) = (first.entries(), first.bytes());
+        let mut group = vec![first];
+        // Where the cores are busy, others who are about to hand something in do so first; elsewhere this is nothing.
+        std::thread::yield_now();
+        while entries < GROUP
+            && bytes < GROUP_BYTES
+            && let Ok(next) = orders.try_recv()
+        {
+            entries += next.entries();
+            bytes += next.bytes();
+            group.push(next);
+        }
+        let written = self.commit(|work| work.write(&group));
+        failpoint::reach("store-committed");
+        let mut appended = Vec::with_capacity(group.len());
+        for order in group {
+            match order {
+                Order::Append(_, done) => appended.push(done),
+                Order::Park(_, told) => drop(told.send(written.clone())),
+                Order::Flush(told) => {
+                    self.close();
+                    let _ = told.send(());
                 }
             }
         }
+        let tell = move || appended.into_iter().for_each(|done| done.tell(written.clone()));
+        // Who waits is woken on the runtime: from there it costs one call of the system for all of them, from here one each.
+        match &self.runtime {
+            Some(runtime) => drop(runtime.spawn(async move { tell() })),
+            None => tell(),
+        }
+    }
+
+    /// Writes what was put off, or tries a store that failed once more.
+    fn catch_up(&mut self) {
+        let delivered = std::mem::take(&mut *self.delivered.lock().unwrap_or_else(PoisonError::into_inner));
+        if delivered.is_empty() && self.health.is_ok() {
+            return;
+        }
+        let _ = self.commit(|work| {
+            for (session, turns) in delivered {
+                let known = work.known(&session)?;
+                work.chunk.clear();
+                for turn in &turns {
+                    work.chunk.push(Kind::Delivered, 0, turn, b"");
+                }
+                let (first, last) = (known.last + 1, known.last);
+                let row = Row { session: known.number, first, last, at: now_ms(), flags: HAS_TURN };
+                work.known.insert(session, known);
+                work.row(&row)?;
+            }
+            // Nothing may have been written so far, and only a write shows whether writing works.
+            work.connection.prepare_cached("UPDATE indexed SET tried = tried + 1")?.execute([])
+        });
+    }
+
+    /// Writes what was put off, and the index: the next start need not look for what it lacks.
+    fn close(&mut self) {
+        self.catch_up();
+        if !self.unindexed.is_empty() && self.health.is_ok() {
+            let written = self.commit(|work| work.unindexed.write(&work.connection));
+            failpoint::reach("store-closed");
+            if written.is_ok() {
+                self.unindexed.clear();
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        if !self.health.is_ok() {
+            return;
+        }
+        // In short steps: what has come meanwhile goes first.
+        let result = self.commit(|work| work.retention.step(&work.connection));
+        if let Ok(removed) = result
+            && removed > 0
+        {
+            tracing::debug!(removed, "what was kept too long is gone");
+        }
+    }
+
+    /// All of it or nothing.
+    fn commit<T>(&mut self, write: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let next = self.next;
+        let is_full = self.unindexed.is_full();
+        let written = self.transaction(|work| {
+            if is_full {
+                work.unindexed.write(&work.connection)?;
+                failpoint::reach("index-written");
+            }
+            write(work)
+        });
+        match written {
+            Ok(value) => {
+                if is_full {
+                    self.unindexed.clear();
+                }
+                for (session, span) in self.added.drain(..) {
+                    self.unindexed.add(session, span);
+                }
+                self.health.works();
+                Ok(value)
+            }
+            Err(error) => {
+                // What was learned in it is void.
+                self.next = next;
+                self.added.clear();
+                self.known.clear();
+                let error = failed(&error);
+                self.health.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn transaction<T>(&mut self, write: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let written = write(self).and_then(|value| {
+            failpoint::reach("store-uncommitted");
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            Ok(value)
+        });
+        if written.is_err() && !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        written
     }
 
     fn write(&mut self, group: &[Order]) -> rusqlite::Result<()> {
         if self.known.len() > KNOWN {
             self.known.clear();
         }
-        let Self { connection, known } = self;
-        let transaction = connection.transaction()?;
         for order in group {
             match order {
-                Order::Append(batch, _) => {
-                    let session = number(&transaction, known, &batch.session)?;
-                    for entry in &batch.entries {
-                        append(&transaction, session, entry)?;
-                    }
-                    if let Some(last) = batch.entries.last() {
-                        let update = "UPDATE sessions SET last = ? WHERE id = ?";
-                        transaction.prepare_cached(update)?.execute(params![signed(last.seq.0), session])?;
-                    }
-                }
-                Order::Delivered(id, turn) => {
-                    let session = number(&transaction, known, id)?;
-                    let update = "UPDATE turns SET delivered = 1 WHERE session = ? AND turn = ?";
-                    transaction.prepare_cached(update)?.execute(params![session, turn.as_str()])?;
+                Order::Append(batch, _) => self.append(batch)?,
+                Order::Park(parked, _) => {
+                    let insert = "INSERT OR REPLACE INTO parked (turn, session, request) VALUES (?, ?, ?)";
+                    let values = params![parked.turn.as_str(), parked.session.as_str(), parked.request];
+                    self.connection.prepare_cached(insert)?.execute(values)?;
+                    self.parked.insert(parked.turn.clone());
                 }
                 Order::Flush(_) => {}
             }
         }
-        transaction.commit()
+        Ok(())
     }
-}
 
-/// Numbers stay far below the limit; SQLite has no unsigned ones.
-pub(super) fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn number(connection: &Connection, known: &mut HashMap<SessionId, i64>, id: &SessionId) -> rusqlite::Result<i64> {
-    if let Some(number) = known.get(id) {
-        return Ok(*number);
-    }
-    let mut find = connection.prepare_cached("SELECT id FROM sessions WHERE name = ?")?;
-    let found = find.query_row([id.as_str()], |row| row.get(0)).optional()?;
-    let number = match found {
-        Some(number) => number,
-        None => {
-            connection.prepare_cached("INSERT INTO sessions (name, last) VALUES (?, 0)")?.execute([id.as_str()])?;
-            connection.last_insert_rowid()
+    fn append(&mut self, batch: &Batch) -> rusqlite::Result<()> {
+        let (Some(first), Some(last)) = (batch.entries.first(), batch.entries.last()) else { return Ok(()) };
+        let mut known = self.known(&batch.session)?;
+        self.chunk.clear();
+        let mut flags = 0;
+        let delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch.session);
+        for turn in delivered.unwrap_or_default() {
+            self.chunk.push(Kind::Delivered, 0, &turn, b"");
+            flags |= HAS_TURN;
         }
-    };
-    known.insert(id.clone(), number);
-    Ok(number)
-}
-
-fn append(connection: &Connection, session: i64, entry: &Entry) -> rusqlite::Result<()> {
-    let (kind, record) = match &entry.what {
-        What::Accepted { attempt, request } => {
-            let (kind, key, body) = match &request.repeat {
-                Repeat::Never => (NEVER, None, None),
-                Repeat::ByBody { body } => (BY_BODY, None, Some(body.0)),
-                Repeat::ById { id, body, conflict } => {
-                    let refuses = *conflict == Conflict::Refuse;
-                    (if refuses { BY_ID_REFUSING } else { BY_ID }, Some(id.as_str()), Some(body.0))
+        for entry in &batch.entries {
+            let (kind, record) = match &entry.what {
+                What::Accepted { attempt, request } => {
+                    let given = self.given(&mut known, &request.state);
+                    flags |= if given == GivenState::Change { HAS_TURN | HAS_STATE } else { HAS_TURN };
+                    (Kind::Accepted, write_accepted(*attempt, request, given))
+                }
+                What::Said(event) => (Kind::Said, write_event(event)),
+                What::Ended(outcome) => {
+                    flags |= if self.changes(&mut known, outcome) { HAS_TURN | HAS_STATE } else { HAS_TURN };
+                    (Kind::Ended, write_outcome(outcome))
                 }
             };
-            let insert =
-                "INSERT INTO turns (session, seq, turn, attempt, kind, key, body) VALUES (?, ?, ?, ?, ?, ?, ?)";
-            let turn = entry.turn.as_str();
-            let values = params![session, signed(entry.seq.0), turn, attempt, kind, key, body];
-            connection.prepare_cached(insert)?.execute(values)?;
-            if let StateIn::Given(state) = &request.state {
-                set_state(connection, session, state.as_ref().map(|state| state.as_str()))?;
+            if kind != Kind::Said && self.parked.remove(&entry.turn) {
+                let delete = "DELETE FROM parked WHERE turn = ?";
+                self.connection.prepare_cached(delete)?.execute([entry.turn.as_str()])?;
             }
-            (ACCEPTED, write_accepted(*attempt, request))
+            self.chunk.push(kind, entry.at_ms, &entry.turn, &record);
         }
-        What::Said(event) => (SAID, write_event(event)),
-        What::Ended(outcome) => {
-            let record = write_outcome(outcome);
-            if outcome.is_recorded() {
-                let update = "UPDATE turns SET outcome = ? WHERE session = ? AND turn = ?";
-                let text = String::from_utf8_lossy(&record);
-                connection.prepare_cached(update)?.execute(params![text, session, entry.turn.as_str()])?;
-            }
-            match &outcome.state {
-                StateChange::Keep => {}
-                StateChange::Clear => set_state(connection, session, None)?,
-                StateChange::Set(state) => set_state(connection, session, Some(state.as_str()))?,
-            }
-            (ENDED, record)
+        known.last = signed(last.seq.0);
+        let row = Row { session: known.number, first: signed(first.seq.0), last: known.last, at: last.at_ms, flags };
+        self.known.insert(batch.session.clone(), known);
+        self.row(&row)
+    }
+
+    /// What is written of the state that a request brings along.
+    fn given(&self, known: &mut Known, state: &StateIn) -> GivenState {
+        let StateIn::Given(state) = state else { return GivenState::Keep };
+        let mark = Some(self.mark(state.as_ref()));
+        if known.state == mark {
+            return GivenState::Keep;
         }
-    };
-    let insert = "INSERT INTO events (session, seq, turn, at, kind, record) VALUES (?, ?, ?, ?, ?, ?)";
-    let values = params![session, signed(entry.seq.0), entry.turn.as_str(), signed(entry.at_ms), kind, record];
-    connection.prepare_cached(insert)?.execute(values)?;
-    Ok(())
+        known.state = mark;
+        GivenState::Change
+    }
+
+    fn changes(&self, known: &mut Known, outcome: &Outcome) -> bool {
+        let state = match &outcome.state {
+            StateChange::Keep => return false,
+            StateChange::Clear => None,
+            StateChange::Set(state) => Some(state),
+        };
+        known.state = Some(self.mark(state));
+        true
+    }
+
+    fn mark(&self, state: Option<&RawJson>) -> (usize, u64) {
+        state.map_or((0, 0), |state| (state.as_str().len(), self.hasher.hash_one(state.as_str())))
+    }
+
+    /// Adds what is in `chunk` to the log.
+    fn row(&mut self, row: &Row) -> rusqlite::Result<()> {
+        let insert = "INSERT INTO chunks (id, session, first, last, at, flags, body) VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let values =
+            params![self.next, row.session, row.first, row.last, signed(row.at), row.flags, self.chunk.bytes()];
+        self.connection.prepare_cached(insert)?.execute(values)?;
+        let entries = row.last - row.first + 1;
+        self.added.push((row.session, Span { first: row.first, chunk: self.next, flags: row.flags, entries }));
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Where a session stands; one that is new gets its number.
+    fn known(&mut self, id: &SessionId) -> rusqlite::Result<Known> {
+        if let Some(known) = self.known.remove(id) {
+            return Ok(known);
+        }
+        let mut find = self.connection.prepare_cached("SELECT id FROM sessions WHERE name = ?")?;
+        let Some(number) = find.query_row([id.as_str()], |row| row.get(0)).optional()? else {
+            self.connection.prepare_cached("INSERT INTO sessions (name) VALUES (?)")?.execute([id.as_str()])?;
+            return Ok(Known { number: self.connection.last_insert_rowid(), last: 0, state: None });
+        };
+        let last = last_of(&self.connection, &self.unindexed, number)?;
+        Ok(Known { number, last, state: None })
+    }
 }
 
-fn set_state(connection: &Connection, session: i64, state: Option<&str>) -> rusqlite::Result<()> {
-    connection.prepare_cached("UPDATE sessions SET state = ? WHERE id = ?")?.execute(params![state, session])?;
-    Ok(())
+/// The number of a session's last entry.
+pub(super) fn last_of(connection: &Connection, unindexed: &Unindexed, session: i64) -> rusqlite::Result<i64> {
+    if let Some(newest) = unindexed.of(session).last() {
+        return Ok(newest.first + newest.entries - 1);
+    }
+    let find = "SELECT first + entries - 1 FROM spans WHERE session = ? ORDER BY first DESC, chunk DESC LIMIT 1";
+    let indexed = connection.prepare_cached(find)?.query_row([session], |row| row.get(0)).optional()?;
+    if let Some(last) = indexed {
+        return Ok(last);
+    }
+    let kept = connection.prepare_cached("SELECT last FROM kept WHERE session = ?")?;
+    Ok({ kept }.query_row([session], |row| row.get(0)).optional()?.unwrap_or_default())
 }

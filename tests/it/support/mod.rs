@@ -103,6 +103,8 @@ impl HttpAnswer {
 pub fn server_command(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(args).env_clear();
+    // A folder of its own is what a test asks for where it means it.
+    command.env("TURNHOST_DATA_DIR", "memory");
     for name in ["PATH", "HOME", "LANG", "TMPDIR", "LLVM_PROFILE_FILE"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
