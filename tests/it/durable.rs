@@ -141,3 +141,49 @@ async fn a_folder_that_cannot_be_used() {
     eventually("a warning", || three.log().contains("--data-dir cannot be used").then_some(())).await;
     assert_eq!(one.get("/health").await.status, 200, "the owner goes on");
 }
+
+/// A disk that is full: turns go on and say so; once there is room again, the next turn is kept.
+#[tokio::test]
+async fn a_full_disk() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    // A disk of two megabytes that nobody else sees; as another user's root where we are not root ourselves.
+    let mut command = std::process::Command::new("unshare");
+    let mount = "mount -t tmpfs -o size=2m none \"$0\" && exec \"$@\"";
+    command.args(["--map-root-user", "--mount", "sh", "-c", mount]).arg(&data).arg(crate::support::binary());
+    command.args(["--agent", "echo", "--port", "0", "--data-dir"]).arg(&data);
+    let server = Server::spawn(command);
+    let filler = format!("/proc/{}/root{}/filler", server.pid(), data.display());
+    let ask = async |id: &str, input: &str| {
+        let body = json!({"input": input, "session_id": "s", "message_id": id, "state": null});
+        server.advance(&body).await.json()["text"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(ask("m1", "before").await, "before");
+    std::fs::write(&filler, vec![0; 4 << 20]).unwrap_err();
+    let large = "x".repeat(10_000);
+    assert_eq!(ask("m2", &large).await, large);
+    eventually("a word in the log", || server.log().contains("a commit failed").then_some(())).await;
+    assert_eq!(ask("m3", "full").await, "full");
+    assert_eq!(ask("m2", &large).await, large, "a retry gets its answer from memory");
+    let events = server.get("/v1/sessions/dari:s/events").await.json()["events"].clone();
+    let warning = |event: &serde_json::Value| {
+        event["event"]["text"].as_str().is_some_and(|text| text.contains("kept in memory only"))
+    };
+    assert!(events.as_array().unwrap().iter().any(warning), "{events}");
+
+    std::fs::remove_file(&filler).unwrap();
+    eventually("it works again", || server.log().contains("the store works again").then_some(())).await;
+    assert_eq!(ask("m4", "after").await, "after");
+    eventually("the session is kept again", || server.log().contains("keeps this session").then_some(())).await;
+    // What is on the disk has a gap there, and no number twice.
+    let copy = TempDir::new().unwrap();
+    for name in ["turnhost.db", "turnhost.db-wal"] {
+        let from = format!("/proc/{}/root{}/{name}", server.pid(), data.display());
+        std::fs::copy(from, copy.path().join(name)).unwrap();
+    }
+    let other = start(copy.path(), &["--agent", "echo"]);
+    let kept = other.get("/v1/sessions/dari:s/events").await.json()["events"].clone();
+    let kinds: Vec<&str> = kept.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["accepted", "ended", "gap", "accepted", "ended"], "{kept}");
+}

@@ -34,7 +34,7 @@ impl Health {
     pub(super) fn failed(&self, error: &StoreError) {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&error.0);
         if !self.is_failed.swap(true, Ordering::AcqRel) {
-            tracing::error!(%error, "a commit failed: what is said from here on is kept in memory until the store works again");
+            tracing::error!(%error, "a commit failed: what is said from here on is kept in memory only, and it is tried again");
         }
     }
 }
