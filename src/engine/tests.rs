@@ -1,5 +1,6 @@
 //! The engine by itself: order, repeats, one outcome, bounds. What it does with its store is in `stores`.
 
+mod model;
 mod stores;
 
 use super::*;

@@ -140,6 +140,12 @@ impl SqliteStore {
         Self::start(connection, &file, keep, lock).map_err(|error| unusable(&error))
     }
 
+    /// Leaves everything as a killed process would.
+    #[cfg(test)]
+    pub fn kill(&self) {
+        self.writer.order(Order::Die);
+    }
+
     fn start(connection: Connection, file: &Path, keep: Keep, lock: Flock<File>) -> rusqlite::Result<Self> {
         let upto: i64 = connection.query_row("SELECT upto FROM indexed", [], |row| row.get(0))?;
         let last: Option<i64> = connection.query_row("SELECT max(id) FROM chunks", [], |row| row.get(0))?;

@@ -37,6 +37,9 @@ pub(super) enum Order {
     Append(Batch, Done),
     Park(Parked, oneshot::Sender<Result<(), StoreError>>),
     Flush(oneshot::Sender<()>),
+    /// Ends the thread as a killed process would end it, for the tests.
+    #[cfg(test)]
+    Die,
 }
 
 impl Order {
@@ -49,6 +52,8 @@ impl Order {
             Self::Append(batch, _) => batch.entries.iter().map(|entry| entry.weight()).sum(),
             Self::Park(parked, _) => parked.request.len(),
             Self::Flush(_) => 0,
+            #[cfg(test)]
+            Self::Die => 0,
         }
     }
 }
@@ -113,6 +118,8 @@ impl Writer {
             Some(Order::Append(_, done)) => done.tell(error()),
             Some(Order::Park(_, told)) => drop(told.send(error())),
             Some(Order::Flush(_)) | None => {}
+            #[cfg(test)]
+            Some(Order::Die) => {}
         }
     }
 
@@ -127,7 +134,10 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // The thread writes what it has, and ends.
         self.orders = None;
-        if let Some(thread) = self.thread.take() {
+        // The last one to let go of the store may be the thread itself, which cannot wait for its own end.
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
             let _ = thread.join();
         }
     }
@@ -176,6 +186,8 @@ impl Work {
         let mut is_idle = true;
         loop {
             match orders.recv_timeout(self.idle_time(is_idle)) {
+                #[cfg(test)]
+                Ok(Order::Die) => return,
                 Ok(first) => {
                     self.group(first, orders);
                     is_idle = false;
@@ -223,6 +235,8 @@ impl Work {
             match order {
                 Order::Append(_, done) => appended.push(done),
                 Order::Park(_, told) => drop(told.send(written.clone())),
+                #[cfg(test)]
+                Order::Die => {}
                 Order::Flush(told) => {
                     self.close();
                     let _ = told.send(());
@@ -346,6 +360,8 @@ impl Work {
                     self.parked.insert(parked.turn.clone());
                 }
                 Order::Flush(_) => {}
+                #[cfg(test)]
+                Order::Die => {}
             }
         }
         Ok(())
