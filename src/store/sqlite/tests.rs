@@ -300,3 +300,39 @@ fn a_file_is_brought_up_step_by_step() {
     assert_eq!(connection.query_row("SELECT y FROM a", [], |row| row.get::<_, i64>(0)).unwrap(), 8);
     assert_eq!(bring_up(&mut connection, &[]).unwrap(), 2, "a later one is left alone");
 }
+
+/// A machine that lost its power in the middle of a write: what was whole before is there, and the store goes on.
+#[tokio::test]
+async fn a_torn_end() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path()).unwrap();
+    for n in 0..20 {
+        let (key, turn) = (format!("k{n}"), format!("t{n}"));
+        put(&store, "s", vec![accepted(2 * n + 1, &turn, &key, 1), ended(2 * n + 2, &turn, "y")]).await.unwrap();
+    }
+    let wal = std::fs::read(folder.path().join("turnhost.db-wal")).unwrap();
+    let file = std::fs::read(folder.path().join("turnhost.db")).unwrap();
+    for torn in 1..60 {
+        let copy = TempDir::new().unwrap();
+        std::fs::write(copy.path().join("turnhost.db"), &file).unwrap();
+        let mut torn_wal = wal.clone();
+        // Cut somewhere, or with bytes that never arrived in its last page.
+        let from = wal.len() - torn * wal.len() / 64;
+        if torn % 2 == 0 {
+            torn_wal.truncate(from);
+        } else {
+            torn_wal[from..].fill(0);
+        }
+        std::fs::write(copy.path().join("turnhost.db-wal"), &torn_wal).unwrap();
+        let store = match open(copy.path()) {
+            Ok(store) => store,
+            Err(error) => panic!("torn at {torn}: {error}"),
+        };
+        let kept = store.session(&id("s")).await.unwrap();
+        let (last, settled) = kept.map_or((0, 0), |kept| (kept.last.0, kept.settled.len() as u64));
+        let page = store.events(&id("s"), Seq(0), usize::MAX).await.unwrap();
+        assert_eq!(numbers(&page), (1..=last).collect::<Vec<_>>());
+        assert_eq!(settled, last / 2, "turns whole or not at all");
+        put(&store, "s", vec![accepted(last + 1, "new", "new", 1)]).await.unwrap();
+    }
+}
