@@ -3,7 +3,7 @@
 //! Owns DESIGN section 4's table of paths, and the gate every request but `/health` passes.
 
 use super::auth::Denied;
-use super::{Protocol, Runtime, dari, health, problem, runtimeuse, v1};
+use super::{Protocol, Runtime, dari, health, problem, runtimeuse, v1, websocket};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
@@ -97,7 +97,7 @@ async fn everything_else(request: HttpRequest, payload: web::Payload, runtime: w
         .iter()
         .any(|kept| path.strip_prefix(kept).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     if runtime.serves(Protocol::RuntimeUse) && !kept {
-        if runtimeuse::is_upgrade(&request) {
+        if websocket::is_upgrade(&request) {
             return runtimeuse::upgrade(&request, payload, &runtime);
         }
         if path == "/" {

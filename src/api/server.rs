@@ -135,7 +135,7 @@ impl Server {
             engine: engine.clone(),
             access,
             protocols: builder.protocols,
-            room: super::runtimeuse::Room::new(builder.limits.max_messages_total),
+            room: super::websocket::Room::new(builder.limits.max_messages_total),
             limits: builder.limits,
             dari: Dari::new(builder.dari),
             stopping: stopping.clone(),

@@ -7,16 +7,16 @@
 //! disconnect is seen while the writer is held up by a slow peer.
 
 use super::frames::{self, Context};
-use super::inspect::Seen;
 use super::read::{self, Extras, Incoming, Refusal, Request};
 use super::writer::{InFlight, Order, Running, Writer};
 use crate::api::Runtime;
 use crate::api::hangup::Hangup;
+use crate::api::websocket::{Heard, Messages};
 use crate::artifact::handout::Handout;
 use crate::model::{CancelReason, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TurnRequest};
 use crate::redact::Secret;
 use actix_web::web;
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session};
+use actix_ws::{AggregatedMessage, Session};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,6 @@ pub struct Connection {
     pub runtime: web::Data<Runtime>,
     pub session: SessionId,
     pub lifetime: Lifetime,
-    pub seen: Seen,
     pub hangup: Option<Hangup>,
     /// Where a client that lost its connection wants to go on, and what it had opted in to.
     pub goes_on: Option<(Seq, Extras)>,
@@ -43,7 +42,7 @@ pub struct Connection {
 
 impl Connection {
     /// Serves the connection to its end.
-    pub async fn serve(self, socket: Session, mut messages: AggregatedMessageStream) {
+    pub async fn serve(self, socket: Session, mut messages: Messages) {
         let (orders, taken) = mpsc::channel(ASIDES);
         let in_flight = InFlight::default();
         let writer = Writer::new(&self, in_flight.clone(), socket);
@@ -90,22 +89,23 @@ impl Reader<'_> {
         let _ = self.order(Order::Request(running, handout)).await;
     }
 
-    async fn read(self, messages: &mut AggregatedMessageStream) {
+    async fn read(self, messages: &mut Messages) {
         loop {
-            let Some(next) = self.next(messages).await else {
-                tracing::info!(session = %self.connection.session, "the peer gave no sign of life and was cut");
-                self.hang_up();
-                break;
-            };
-            let handled = match next {
-                Some(Ok(AggregatedMessage::Text(text))) => self.message(&text).await,
-                Some(Ok(AggregatedMessage::Binary(bytes))) => self.message(&String::from_utf8_lossy(&bytes)).await,
-                Some(Ok(AggregatedMessage::Ping(bytes))) => self.order(Order::Pong(bytes)).await,
-                Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
-                end => {
-                    if let Some(close) = self.last_order(end) {
-                        let _ = self.order(close).await;
-                    }
+            let handled = match messages.next().await {
+                Heard::Message(AggregatedMessage::Text(text)) => self.message(&text).await,
+                Heard::Message(AggregatedMessage::Binary(bytes)) => {
+                    self.message(&String::from_utf8_lossy(&bytes)).await
+                }
+                Heard::Message(AggregatedMessage::Ping(bytes)) => self.order(Order::Pong(bytes)).await,
+                Heard::Message(_) => Ok(()),
+                Heard::Closing(reason) => {
+                    let _ = self.order(Order::Close(reason)).await;
+                    break;
+                }
+                Heard::Gone => break,
+                Heard::Silence => {
+                    tracing::info!(session = %self.connection.session, "the peer gave no sign of life and was cut");
+                    self.hang_up();
                     break;
                 }
             };
@@ -116,34 +116,6 @@ impl Reader<'_> {
             }
         }
         self.gone();
-    }
-
-    /// The close frame that the end of the messages is answered with; none if the connection is simply gone.
-    fn last_order(&self, end: Option<Result<AggregatedMessage, ProtocolError>>) -> Option<Order> {
-        let reason = match end {
-            Some(Ok(AggregatedMessage::Close(None))) => return Some(Order::Close(None)),
-            Some(Ok(AggregatedMessage::Close(Some(reason)))) => Some(reason.code.into()),
-            Some(Err(error)) => close_reason(&error),
-            _ => self.connection.seen.wrong().map(CloseReason::from),
-        };
-        reason.map(|reason| Order::Close(Some(reason)))
-    }
-
-    /// The next message; `None` in the second place at the end of the stream, in the first when the peer is dead.
-    async fn next(
-        &self,
-        messages: &mut AggregatedMessageStream,
-    ) -> Option<Option<Result<AggregatedMessage, ProtocolError>>> {
-        let Some(silence) = self.connection.runtime.limits.dead_after else { return Some(messages.recv().await) };
-        // Bytes move the end of silence without waking anybody: the timer looks again when it fires.
-        loop {
-            let dead_at = self.connection.seen.last() + silence;
-            match tokio::time::timeout_at(dead_at, messages.recv()).await {
-                Ok(next) => return Some(next),
-                Err(_) if self.connection.seen.last() + silence > Instant::now() => {}
-                Err(_) => return None,
-            }
-        }
     }
 
     /// Losing a plain connection cancels its request; losing a named session's does not.
@@ -301,15 +273,5 @@ fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
         state: if named { StateIn::Stored } else { StateIn::Given(None) },
         work: (!is_plain).then(|| Box::new(request.work)),
         ..TurnRequest::new(connection.session.clone(), "runtimeuse", request.user_prompt)
-    }
-}
-
-/// The close code that says what was wrong with a frame. A connection that is simply gone has none.
-fn close_reason(error: &ProtocolError) -> Option<CloseReason> {
-    match error {
-        ProtocolError::Overflow => Some(CloseCode::Size.into()),
-        ProtocolError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => Some(CloseCode::Invalid.into()),
-        ProtocolError::Io(_) => None,
-        _ => Some(CloseCode::Protocol.into()),
     }
 }

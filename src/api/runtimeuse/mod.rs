@@ -1,38 +1,21 @@
 //! The RuntimeUse WebSocket protocol: the adapter between its messages and turns.
 //!
-//! Owns the upgrade and what a URL may say. Bytes are looked at in `inspect`, messages read in `read` and `fields`, written
-//! in `frames` and `results`, and moved in `connection` and `writer`.
+//! Owns what a URL may say. Messages are read in `read` and `fields`, written in `frames` and `results`, and moved in
+//! `connection` and `writer`.
 
 mod connection;
 mod fields;
 mod frames;
-mod inspect;
 mod read;
 mod results;
 mod writer;
 
-use super::Runtime;
+use super::{Runtime, websocket};
 use crate::engine;
 use crate::model::{Lifetime, Seq, SessionId};
-use actix_web::dev::Payload;
 use actix_web::http::header;
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use connection::Connection;
-use inspect::{Inspected, Seen};
-
-pub use inspect::Room;
-
-/// Whether a request asks to become a WebSocket.
-pub fn is_upgrade(request: &HttpRequest) -> bool {
-    let has = |name, word: &str| {
-        request
-            .headers()
-            .get_all(name)
-            .filter_map(|value| value.to_str().ok())
-            .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
-    };
-    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
-}
 
 /// What a plain HTTP request to the channel gets.
 pub fn upgrade_required() -> HttpResponse {
@@ -59,22 +42,13 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
             .insert_header((header::RETRY_AFTER, "1"))
             .json(serde_json::json!({"error": "shutting down"}));
     }
-    let offered = first_subprotocol(request);
-    let protocols: Vec<&str> = offered.iter().map(String::as_str).collect();
-    let limit = runtime.limits.max_message_bytes;
-    let seen = Seen::new();
-    let inspected = Inspected::new(payload.into_inner(), limit, runtime.room.clone(), seen.clone());
-    let mut inspected: Payload = Payload::Stream { payload: Box::pin(inspected) };
-    // The only way from a stream to the type that the library takes; it does nothing else.
-    let payload = web::Payload::from_request(request, &mut inspected).into_inner();
-    let handled = payload.and_then(|payload| actix_ws::handle_with_protocols(request, payload, &protocols));
-    let (response, socket, messages) = match handled {
-        Ok(parts) => parts,
-        Err(error) => return error.error_response(),
+    let upgraded = websocket::upgrade(request, payload, runtime, runtime.limits.max_message_bytes);
+    let websocket::Upgraded { response, socket, messages } = match upgraded {
+        Ok(upgraded) => upgraded,
+        Err(answer) => return answer,
     };
-    let messages = messages.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
     let hangup = request.conn_data::<super::hangup::Hangup>().cloned();
-    let connection = Connection { runtime: runtime.clone(), session, lifetime, seen, hangup, goes_on };
+    let connection = Connection { runtime: runtime.clone(), session, lifetime, hangup, goes_on };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
     response
@@ -114,10 +88,4 @@ fn named_session(request: &HttpRequest) -> Result<Option<SessionId>, HttpRespons
     id.map(|id| SessionId::new(&id))
         .transpose()
         .map_err(|error| HttpResponse::BadRequest().json(serde_json::json!({"error": format!("session: {error}")})))
-}
-
-/// The peer echoes the first subprotocol it is offered, whatever it is.
-fn first_subprotocol(request: &HttpRequest) -> Option<String> {
-    let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    offered.split(',').map(str::trim).find(|word| !word.is_empty()).map(str::to_owned)
 }
