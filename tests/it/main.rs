@@ -40,5 +40,6 @@ mod stdio_protocol;
 mod steer;
 mod surface;
 mod v1;
+mod v1_socket;
 mod what_leaves_a_socket;
 mod who_may_call;

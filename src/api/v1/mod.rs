@@ -1,31 +1,27 @@
 //! Our own view of every session: its events, new turns, and what can be done to a turn that runs.
 //!
-//! Owns the paths under `/v1`. A turn that came by another protocol is seen, steered and cancelled here all the same.
+//! Owns the paths under `/v1`; the reading of logs is in `events`. A turn that came by another protocol is seen, steered and cancelled here all the same.
+
+mod events;
+
+pub use events::events;
 
 use super::body::{self, BodyError};
 use super::{Runtime, problem};
-use crate::engine::{Followed, Follower, TurnRecord};
+use crate::engine::TurnRecord;
 use crate::json;
-use crate::model::{CancelReason, Conflict, Fault, FaultCode, Repeat, Seq, SessionId, StateIn, TurnId, TurnRequest};
+use crate::model::{CancelReason, Conflict, Fault, FaultCode, Repeat, SessionId, StateIn, TurnId, TurnRequest};
 use crate::redact::Secret;
-use crate::wire::v1::{NewInput, NewTurn, entry, gap, outcome_members};
+use crate::wire::v1::{NewInput, NewTurn, outcome_members};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The largest body of a new turn.
 const BODY: usize = 64 << 20;
-/// About how much of a log one page has.
-const PAGE: usize = 1 << 20;
-/// About how much of it is written to a stream at once.
-const PIECE: usize = 64 << 10;
 /// How long a caller may wait for an outcome.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
-/// A stream that has nothing to tell says so, for proxies.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 pub fn not_allowed(allow: &'static str) -> HttpResponse {
     let mut answer = problem::error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
@@ -44,69 +40,6 @@ fn parameter<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
         .split('&')
         .find_map(|pair| pair.split_once('=').filter(|(one, _)| *one == name))
         .map(|(_, v)| v)
-}
-
-/// `GET /v1/sessions/:id/events?after=N`: a page, or with `Accept: text/event-stream` everything from there on.
-pub async fn events(request: HttpRequest, session: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    let Ok(session) = SessionId::new(&session) else { return not_found("no such session") };
-    // A stream that was cut goes on where its reader was.
-    let last = request.headers().get("last-event-id").and_then(|value| value.to_str().ok());
-    let after = match last.or_else(|| parameter(&request, "after")).map(str::parse::<u64>) {
-        None => 0,
-        Some(Ok(after)) => after,
-        Some(Err(_)) => return problem::error(StatusCode::BAD_REQUEST, "after: expected the number of an event"),
-    };
-    let loading = runtime.clone();
-    // Not on this connection's future: a session that is loaded is loaded once.
-    let follower = runtime.engine.spawn(async move { loading.engine.follow(&session, Seq(after)).await }).await;
-    let Ok(Some(follower)) = follower else { return not_found("no such session") };
-    let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accepts.contains("text/event-stream") { stream(follower, runtime) } else { page(follower).await }
-}
-
-async fn page(mut follower: Follower) -> HttpResponse {
-    let (mut out, mut has_any) = (r#"{"events":["#.to_owned(), false);
-    while !follower.is_at_end() && out.len() < PAGE {
-        for followed in follower.next(PIECE).await {
-            if std::mem::replace(&mut has_any, true) {
-                out.push(',');
-            }
-            out.push_str(&shown(&followed).1);
-        }
-    }
-    out.push_str(if follower.is_at_end() { r#"],"more":false}"# } else { r#"],"more":true}"# });
-    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/json").body(out)
-}
-
-fn shown(followed: &Followed) -> (u64, String) {
-    match followed {
-        Followed::Entry(one) => (one.seq.0, entry(one)),
-        Followed::Gap { from, to } => (to.0, gap(*from, *to)),
-    }
-}
-
-fn stream(follower: Follower, runtime: web::Data<Runtime>) -> HttpResponse {
-    let chunks = futures_util::stream::unfold((follower, runtime), |(mut follower, runtime)| async move {
-        let piece = tokio::select! {
-            () = runtime.stopping.cancelled() => return None,
-            piece = tokio::time::timeout(SIGN_OF_LIFE, follower.next(PIECE)) => piece,
-        };
-        let mut text = String::new();
-        match piece {
-            Err(_) => text.push_str(": still here\n\n"),
-            Ok(entries) => {
-                for one in &entries {
-                    let (seq, data) = shown(one);
-                    text.extend(["id: ", &seq.to_string(), "\ndata: ", &data, "\n\n"]);
-                }
-            }
-        }
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (follower, runtime)))
-    });
-    HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .content_type("text/event-stream")
-        .streaming(Box::pin(chunks))
 }
 
 /// `POST /v1/sessions/:id/turns`: 202 with the turn, or with `?wait=SECONDS` its outcome if it comes in time.
