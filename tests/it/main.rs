@@ -14,6 +14,7 @@ mod agents_scenarios;
 mod any_bytes;
 mod artifacts;
 mod bridges;
+mod burst;
 mod cancels;
 mod claude;
 mod claude_misbehaves;
