@@ -69,7 +69,7 @@ impl Reader {
             match seq - BEFORE {
                 1 => assert_eq!(event["type"], "accepted"),
                 n if n == EVENTS + 2 => {
-                    assert_eq!((&event["type"], &event["outcome"]), (&"ended".into(), &"answered".into()))
+                    assert_eq!((&event["type"], &event["outcome"]), (&"ended".into(), &"answered".into()));
                 }
                 n => {
                     let said = event["event"]["parts"][0].as_str().unwrap_or_else(|| panic!("no text: {event}"));
@@ -82,12 +82,12 @@ impl Reader {
 
 async fn burst(way: Way, args: &[&str]) {
     let server = Server::start(&[&["--agent", "echo"], args].concat());
-    let begin = |prompt: String, wait: &str| {
+    let ask = |prompt: String, wait: &str| {
         let body = serde_json::json!({"prompt": prompt}).to_string();
         read(server.request(Method::POST, &format!("/v1/sessions/s/turns{wait}")).body(body))
     };
-    assert_eq!(begin("warm".to_owned(), "?wait=20").await.status, 200);
-    let last = BEFORE + EVENTS + 2;
+    assert_eq!(ask("warm".to_owned(), "?wait=20").await.status, 200);
+    let end = BEFORE + EVENTS + 2;
     let mut readers = [
         Reader::open(&server, way, BEFORE).await,
         Reader::open(&server, way, BEFORE).await,
@@ -96,16 +96,16 @@ async fn burst(way: Way, args: &[&str]) {
     let idle = proc::private_kib(server.pid());
     let watch = proc::Watch::start(server.pid());
     let began = Instant::now();
-    assert_eq!(begin(format!("@stream {EVENTS} 100"), "").await.status, 202);
+    assert_eq!(ask(format!("@stream {EVENTS} 100"), "").await.status, 202);
     let [live, stalled, lost] = &mut readers;
     let live = async {
-        live.read(BEFORE, last).await;
+        live.read(BEFORE, end).await;
         began.elapsed()
     };
     let stalled = async {
         stalled.read(BEFORE, BEFORE + 1).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        stalled.read(BEFORE + 1, last).await;
+        stalled.read(BEFORE + 1, end).await;
     };
     let lost = async {
         let drawn = RandomState::new();
@@ -118,7 +118,7 @@ async fn burst(way: Way, args: &[&str]) {
             after = point;
             *lost = Reader::open(&server, way, after).await;
         }
-        lost.read(after, last).await;
+        lost.read(after, end).await;
     };
     let (took, (), ()) = tokio::join!(live, stalled, lost);
     let grown = watch.most_kib().saturating_sub(idle);
