@@ -63,5 +63,5 @@ pub use process::{Environment, run_if_asked as run_shim_if_asked};
 pub use redact::{Redactor, Secret};
 pub use store::{
     Acknowledge, Batch, Done, Entries, Interrupted, MemoryStore, OpenError, Page, SqliteStore, Store, StoreError,
-    StoredSession, StoredTurn,
+    StoreHealth, StoredSession, StoredTurn,
 };

@@ -100,6 +100,17 @@ pub struct Page {
     pub entries: Vec<Arc<Entry>>,
 }
 
+/// How a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// It forgets when the process ends.
+    Memory,
+    /// What it was given outlives the process.
+    Ok,
+    /// It does not: why, in one sentence without secrets.
+    Degraded(String),
+}
+
 /// Keeps sessions.
 ///
 /// A store takes batches without blocking its caller and acknowledges each when it is kept. The engine gives it at most
@@ -120,6 +131,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Entries of a session after `after`, at most `max_bytes` of them (but at least one).
     fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> BoxFuture<'_, Result<Page, StoreError>>;
+
+    /// How it is. Must not block: health checks ask.
+    fn health(&self) -> StoreHealth {
+        StoreHealth::Memory
+    }
 
     /// Resolves when everything taken so far is kept.
     fn flush(&self) -> BoxFuture<'_, ()>;
