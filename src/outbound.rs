@@ -4,7 +4,7 @@
 //! is asked, retried and redacted is the caller's business.
 
 use rustls::{ClientConfig, RootCertStore};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long a connection may take to come about.
@@ -34,6 +34,38 @@ pub fn client() -> Result<reqwest::Client, OutboundError> {
 pub fn client_without_redirects() -> Result<reqwest::Client, OutboundError> {
     let builder = builder()?.redirect(reqwest::redirect::Policy::none());
     builder.build().map_err(|error| OutboundError(error.to_string()))
+}
+
+/// A client that is made when it is first needed, since it holds the roots of TLS, and whose idle connections can be let
+/// go.
+pub struct OnDemand {
+    make: fn() -> Result<reqwest::Client, OutboundError>,
+    made: Mutex<Option<Result<reqwest::Client, OutboundError>>>,
+}
+
+impl OnDemand {
+    /// Made by this function.
+    #[must_use]
+    pub const fn new(make: fn() -> Result<reqwest::Client, OutboundError>) -> Self {
+        Self { make, made: Mutex::new(None) }
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// As of the function that makes it.
+    pub fn get(&self) -> Result<reqwest::Client, OutboundError> {
+        self.made().get_or_insert_with(self.make).clone()
+    }
+
+    /// Closes the connections that nobody uses now: the pool ends with its last client, and a new one begins empty.
+    pub fn let_go(&self) {
+        *self.made() = None;
+    }
+
+    fn made(&self) -> MutexGuard<'_, Option<Result<reqwest::Client, OutboundError>>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a client is made with, for callers that want another limit or no proxy.

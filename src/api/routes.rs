@@ -64,6 +64,16 @@ pub fn configure(config: &mut web::ServiceConfig, runtime: &Runtime) {
                 .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
         );
         config.service(
+            web::resource("/v1/quiesce")
+                .route(web::post().to(v1::quiesce))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
+        );
+        config.service(
+            web::resource("/v1/wake")
+                .route(web::post().to(v1::wake))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
+        );
+        config.service(
             web::resource("/v1/turns/{turn}")
                 .route(web::get().to(v1::show))
                 .route(web::delete().to(v1::cancel))

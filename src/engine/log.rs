@@ -19,7 +19,7 @@ use crate::model::{Entry, Seq, SessionId, TurnId, What};
 use crate::store::{Acknowledge, Batch, Done, Entries, Spill, SpillLimits, Store, StoreError};
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
@@ -56,13 +56,26 @@ pub(super) struct Logs {
     runtime: Handle,
     /// It was said that spilling does not work.
     spill_warned: AtomicBool,
+    /// Logs in memory that have given the store up.
+    without_store: AtomicUsize,
 }
 
 impl Logs {
     /// Logs that write and read their spill files on the current runtime, which must be the main one.
     pub(super) fn new(limits: LogLimits) -> Arc<Self> {
         let spill = SpillLimits { folder: limits.spill_folder.clone(), most: limits.spill_max };
-        Arc::new(Self { limits, spill, runtime: Handle::current(), spill_warned: AtomicBool::new(false) })
+        Arc::new(Self {
+            limits,
+            spill,
+            runtime: Handle::current(),
+            spill_warned: AtomicBool::new(false),
+            without_store: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many sessions in memory go on without their store.
+    pub(super) fn without_store(&self) -> usize {
+        self.without_store.load(Ordering::Relaxed)
     }
 }
 
@@ -258,6 +271,7 @@ impl SessionLog {
         }
         tracing::error!(session = %self.session, %error, "the store failed; this session goes on in memory");
         inner.degraded = Some(error);
+        self.logs.without_store.fetch_add(1, Ordering::Relaxed);
         inner.in_flight = false;
         inner.pending.clear();
         inner.pending_bytes = 0;
@@ -284,6 +298,14 @@ impl SessionLog {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SessionLog {
+    fn drop(&mut self) {
+        if self.inner().degraded.is_some() {
+            self.logs.without_store.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -12,6 +12,8 @@ mod messages;
 mod registry;
 mod run;
 mod session;
+mod signs;
+mod standing;
 mod turn;
 mod work;
 
@@ -33,8 +35,8 @@ use crate::redact::Redactor;
 use crate::store::Store;
 use registry::Registry;
 use session::Admitted;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -127,14 +129,16 @@ struct Inner {
     turns: AtomicUsize,
     turn_left: Notify,
     draining: AtomicBool,
+    /// See [`Engine::park`].
+    parked: AtomicBool,
     /// The grace of the drain is spent: what still runs gets little time to stop.
     hurrying: AtomicBool,
     runtime: Handle,
     tasks: TaskTracker,
-    /// Made when it is first needed: it holds the roots of TLS.
-    http: OnceLock<Result<reqwest::Client, outbound::OutboundError>>,
+    http: outbound::OnDemand,
     /// As `http`, for uploads.
-    uploads: OnceLock<Result<reqwest::Client, outbound::OutboundError>>,
+    uploads: outbound::OnDemand,
+    store: Arc<dyn Store>,
 }
 
 /// An admitted request: the turn that answers it.
@@ -153,11 +157,11 @@ impl Inner {
     }
 
     fn http(&self) -> Result<reqwest::Client, Fault> {
-        self.http.get_or_init(outbound::client).clone().map_err(no_client)
+        self.http.get().map_err(no_client)
     }
 
     fn uploads(&self) -> Result<reqwest::Client, Fault> {
-        self.uploads.get_or_init(outbound::client_without_redirects).clone().map_err(no_client)
+        self.uploads.get().map_err(no_client)
     }
 
     fn stop_grace(&self, reason: CancelReason) -> Duration {
@@ -186,7 +190,7 @@ impl Engine {
         redactor: Redactor,
         tasks: TaskTracker,
     ) -> Self {
-        let registry = Registry::new(store, options.log.clone(), options.max_quiet_sessions);
+        let registry = Registry::new(store.clone(), options.log.clone(), options.max_quiet_sessions);
         let places = Semaphore::new(options.max_running.min(Semaphore::MAX_PERMITS));
         Self(Arc::new(Inner {
             options,
@@ -197,11 +201,13 @@ impl Engine {
             turns: AtomicUsize::new(0),
             turn_left: Notify::new(),
             draining: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
             hurrying: AtomicBool::new(false),
             runtime: Handle::current(),
             tasks,
-            http: OnceLock::new(),
-            uploads: OnceLock::new(),
+            http: outbound::OnDemand::new(outbound::client),
+            uploads: outbound::OnDemand::new(outbound::client_without_redirects),
+            store,
         }))
     }
 
@@ -235,9 +241,7 @@ impl Engine {
     }
 
     async fn admit(&self, request: TurnRequest, follow: bool) -> Result<(Ticket, Option<Follower>), Fault> {
-        if self.is_draining() {
-            return Err(Fault::new(FaultCode::Draining, "shutting down"));
-        }
+        self.takes_turns()?;
         let request = Arc::new(request);
         let session = self.0.registry.session(&request.session, request.lifetime).await;
         self.admit_to(session, request, follow)
@@ -250,9 +254,9 @@ impl Engine {
         follow: bool,
     ) -> Result<(Ticket, Option<Follower>), Fault> {
         let engine = &self.0;
-        if self.is_draining() {
+        if let Err(fault) = self.takes_turns() {
             engine.registry.went_quiet(&session);
-            return Err(Fault::new(FaultCode::Draining, "shutting down"));
+            return Err(fault);
         }
         let follower = follow.then(|| session.log.follow(session.log.end()));
         let admitted = session.admit(&request, engine.options.queue_limit, || {
@@ -269,8 +273,8 @@ impl Engine {
             }
             Ok(Admitted::New { record, start_runner }) => {
                 let turns = engine.turns.fetch_add(1, Ordering::AcqRel) + 1;
-                // Whoever set `draining` after the check above does not know this turn yet, so look again.
-                if turns > engine.options.max_turns || self.is_draining() {
+                // Whoever set `draining` or `parked` after the check above does not know this turn yet, so look again.
+                if turns > engine.options.max_turns || self.takes_turns().is_err() {
                     record.stop.pull(CancelReason::Draining);
                 }
                 if start_runner {

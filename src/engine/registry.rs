@@ -103,6 +103,11 @@ impl Registry {
         }
     }
 
+    /// What all logs share.
+    pub(super) fn logs(&self) -> &Arc<Logs> {
+        &self.logs
+    }
+
     pub(super) fn forget(&self, id: &SessionId) {
         self.loaded().sessions.remove(id);
     }

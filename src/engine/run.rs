@@ -58,6 +58,7 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
     let _clean_logs = telemetry::guard(&request.secrets);
     let redactor = engine.redactor.combined(&request.secrets);
     let funnel = Funnel::new(session.log.clone(), record.id.clone(), redactor, request.tells_tools);
+    let _ = record.signs.set(funnel.signs().clone());
     let (ended, artifact_failures) = if record.stop.is_pulled() {
         (Ended::Stopped(record.stop.reason(), None), Vec::new())
     } else {
@@ -139,7 +140,7 @@ async fn limit_reached(engine: &Inner, request: &TurnRequest, funnel: &Funnel) -
         (None, None) => None,
     };
     loop {
-        let silent = engine.options.idle_timeout.map(|idle| (Limit::Silence, idle, funnel.last_sign() + idle));
+        let silent = engine.options.idle_timeout.map(|idle| (Limit::Silence, idle, funnel.signs().last() + idle));
         let late = whole.map(|(limit, after)| (limit, after, began + after));
         let Some((limit, after, at)) = [silent, late].into_iter().flatten().min_by_key(|(_, _, at)| *at) else {
             return std::future::pending().await;

@@ -202,6 +202,11 @@ impl Session {
         inner.running.iter().cloned().chain(waiting).collect()
     }
 
+    /// The turn that runs now.
+    pub(super) fn running(&self) -> Option<Arc<TurnRecord>> {
+        self.inner().running.as_ref().map(|(record, _)| record.clone()).filter(|record| record.ended().is_none())
+    }
+
     /// The turn that runs or ran last, as far as this process knows.
     pub(super) fn last(&self) -> Option<Arc<TurnRecord>> {
         self.inner().last.clone()

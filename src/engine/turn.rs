@@ -2,6 +2,7 @@
 //!
 //! Owns "exactly one outcome": it can be set once, and everybody who waits gets the same.
 
+use super::signs::Signs;
 use crate::handler::{InputRefused, Inputs};
 use crate::model::{CancelReason, Outcome, Repeat, SessionId, TurnId};
 use crate::store::Store;
@@ -24,6 +25,8 @@ pub struct TurnRecord {
     delivered: AtomicBool,
     /// Told when a caller has the whole answer.
     store: Option<Arc<dyn Store>>,
+    /// Once it runs.
+    pub(super) signs: OnceLock<Arc<Signs>>,
     /// 1, or more when earlier attempts were cut.
     pub(super) attempt: OnceLock<u32>,
     /// How many turns of the session had begun when this one ended; tells whether another began since.
@@ -54,6 +57,7 @@ impl TurnRecord {
             outcome: SetOnce::new(),
             delivered: AtomicBool::new(is_delivered),
             store,
+            signs: OnceLock::new(),
             attempt: OnceLock::new(),
             begun_at_end: OnceLock::new(),
             ended_at: OnceLock::new(),

@@ -30,6 +30,7 @@ mod malformed;
 mod misbehaviour;
 mod openai;
 mod parity;
+mod quiesce;
 mod readme;
 mod real_client;
 mod real_client_work;

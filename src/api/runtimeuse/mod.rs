@@ -10,7 +10,7 @@ mod read;
 mod results;
 mod writer;
 
-use super::{Runtime, websocket};
+use super::{Runtime, problem, websocket};
 use crate::engine;
 use crate::model::{Lifetime, Seq, SessionId};
 use actix_web::http::header;
@@ -37,10 +37,8 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
         Ok(goes_on) => goes_on,
         Err(answer) => return answer,
     };
-    if runtime.engine.is_draining() {
-        return HttpResponse::ServiceUnavailable()
-            .insert_header((header::RETRY_AFTER, "1"))
-            .json(serde_json::json!({"error": "shutting down"}));
+    if let Err(fault) = runtime.engine.takes_turns() {
+        return problem::error(problem::status(fault.code), &fault.message);
     }
     let upgraded = websocket::upgrade(request, payload, runtime, runtime.limits.max_message_bytes);
     let websocket::Upgraded { response, socket, messages } = match upgraded {

@@ -3,8 +3,10 @@
 //! Owns the paths under `/v1`; the reading of logs is in `events`. A turn that came by another protocol is seen, steered and cancelled here all the same.
 
 mod events;
+mod quiesce;
 
 pub use events::events;
+pub use quiesce::{quiesce, wake};
 
 use super::body::{self, BodyError};
 use super::{Runtime, problem};
@@ -42,6 +44,17 @@ fn parameter<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
         .map(|(_, v)| v)
 }
 
+/// A parameter of the query that is a time in seconds, an hour at most.
+fn seconds(request: &HttpRequest, name: &str) -> Result<Option<Duration>, ()> {
+    match parameter(request, name).map(str::parse::<f64>) {
+        None => Ok(None),
+        Some(Ok(seconds)) if seconds >= 0.0 => {
+            Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)))
+        }
+        Some(_) => Err(()),
+    }
+}
+
 /// `POST /v1/sessions/:id/turns`: 202 with the turn, or with `?wait=SECONDS` its outcome if it comes in time.
 pub async fn begin(
     request: HttpRequest,
@@ -53,13 +66,7 @@ pub async fn begin(
     let Ok(session) = SessionId::new(&session) else {
         return bad("a session's id is 1 to 256 characters without control characters");
     };
-    let wait = match parameter(&request, "wait").map(str::parse::<f64>) {
-        None => None,
-        Some(Ok(seconds)) if seconds >= 0.0 => {
-            Some(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT))
-        }
-        Some(_) => return bad("wait: expected a number of seconds"),
-    };
+    let Ok(wait) = seconds(&request, "wait") else { return bad("wait: expected a number of seconds") };
     let key = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap_or_default().to_owned());
     if key.as_ref().is_some_and(|key| !(1..=256).contains(&key.len())) {
         return bad("Idempotency-Key: expected 1 to 256 characters of ASCII");
