@@ -219,8 +219,8 @@ impl Engine {
         self.admit(request, false).await.map(|(ticket, _)| ticket)
     }
 
-    /// Admits a request and follows its session's log from before the turn's first entry. The entries of other turns
-    /// come too; the reader picks its own.
+    /// Admits a request and follows its session's log from before the turn's first entry; a turn that ended in an earlier
+    /// process has none there, and its outcome is all. The entries of other turns come too; the reader picks its own.
     ///
     /// # Errors
     /// As [`Engine::submit`].
@@ -269,6 +269,9 @@ impl Engine {
             }
             Ok(Admitted::Repeat(turn)) => {
                 engine.registry.went_quiet(&session);
+                // What it said is said again, as far as it is kept.
+                let begun = turn.accepted.get().filter(|_| follow);
+                let follower = begun.map(|seq| session.log.follow(Seq(seq.0 - 1))).or(follower);
                 Ok((Ticket { turn, is_repeat: true }, follower))
             }
             Ok(Admitted::New { record, start_runner }) => {

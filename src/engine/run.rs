@@ -53,6 +53,7 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
     let attempt = record.attempt.get().copied().unwrap_or(1);
     let accepted = session.log.append(&record.id, What::Accepted { attempt, request: request.clone() });
     if let Some(seq) = accepted {
+        let _ = record.accepted.set(seq);
         session.log.stored(seq).await;
     }
     let _clean_logs = telemetry::guard(&request.secrets);

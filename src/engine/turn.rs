@@ -4,7 +4,7 @@
 
 use super::signs::Signs;
 use crate::handler::{InputRefused, Inputs};
-use crate::model::{CancelReason, Outcome, Repeat, SessionId, TurnId};
+use crate::model::{CancelReason, Outcome, Repeat, Seq, SessionId, TurnId};
 use crate::store::Store;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,8 @@ pub struct TurnRecord {
     store: Option<Arc<dyn Store>>,
     /// Once it runs.
     pub(super) signs: OnceLock<Arc<Signs>>,
+    /// Where its entries begin in the log, once it has any that this process wrote.
+    pub(super) accepted: OnceLock<Seq>,
     /// 1, or more when earlier attempts were cut.
     pub(super) attempt: OnceLock<u32>,
     /// How many turns of the session had begun when this one ended; tells whether another began since.
@@ -58,10 +60,17 @@ impl TurnRecord {
             delivered: AtomicBool::new(is_delivered),
             store,
             signs: OnceLock::new(),
+            accepted: OnceLock::new(),
             attempt: OnceLock::new(),
             begun_at_end: OnceLock::new(),
             ended_at: OnceLock::new(),
         })
+    }
+
+    /// Whether a request that is known so is this very one again.
+    #[must_use]
+    pub fn is_repeated_by(&self, repeat: &Repeat) -> bool {
+        *repeat != Repeat::Never && self.repeat == *repeat
     }
 
     /// Waits for the turn's outcome. Cancel-safe; any number of callers get the same.

@@ -41,6 +41,7 @@ mod smoke;
 mod stdio_protocol;
 mod steer;
 mod surface;
+mod turn_keys;
 mod v1;
 mod v1_socket;
 mod what_leaves_a_socket;

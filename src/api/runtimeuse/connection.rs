@@ -13,7 +13,9 @@ use crate::api::Runtime;
 use crate::api::hangup::Hangup;
 use crate::api::websocket::{Heard, Messages};
 use crate::artifact::handout::Handout;
-use crate::model::{CancelReason, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TurnRequest};
+use crate::model::{
+    CancelReason, Conflict, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TurnRequest,
+};
 use crate::redact::Secret;
 use actix_web::web;
 use actix_ws::{AggregatedMessage, Session};
@@ -35,6 +37,10 @@ pub struct Connection {
     pub runtime: web::Data<Runtime>,
     pub session: SessionId,
     pub lifetime: Lifetime,
+    /// Whether requests go on with the session's state; otherwise each begins anew.
+    pub is_going_on: bool,
+    /// The key of the one request that this connection makes, however often.
+    pub key: Option<String>,
     pub hangup: Option<Hangup>,
     /// Where a client that lost its connection wants to go on, and what it had opted in to.
     pub goes_on: Option<(Seq, Extras)>,
@@ -80,12 +86,18 @@ impl Reader<'_> {
     async fn go_on(&self) {
         let connection = self.connection;
         let Some((after, extras)) = &connection.goes_on else { return };
-        let Some((turn, follower)) = connection.runtime.engine.go_on(&connection.session, *after).await else { return };
+        let gone_on = connection.runtime.engine.go_on(&connection.session, *after).await;
+        // Its files are announced to whoever listens, those first that nobody has answered for.
+        let handout = self.handout();
+        let Some((turn, follower)) = gone_on else {
+            if let Some(handout) = handout {
+                let _ = self.order(Order::Files(handout)).await;
+            }
+            return;
+        };
         let context = Context { extras: extras.clone(), is_named: true };
         *self.in_flight.borrow_mut() = Some((turn.clone(), context.clone()));
         let running = Running { turn, follower, context, began: Instant::now(), before: None };
-        // Its files are announced to whoever listens.
-        let handout = self.handout();
         let _ = self.order(Order::Request(running, handout)).await;
     }
 
@@ -143,7 +155,7 @@ impl Reader<'_> {
     async fn message(&self, text: &str) -> Result<(), Flooded> {
         match read::read(text, &self.connection.runtime.limits.requests) {
             Err(refusal) => self.refuse(&refusal).await,
-            Ok(Incoming::Request(request)) => self.begin(*request).await,
+            Ok(Incoming::Request(request)) => self.begin(*request, text).await,
             Ok(Incoming::Cancel { request_id }) => {
                 if let Some((turn, context)) = &*self.in_flight.borrow()
                     && (request_id.is_none() || request_id == context.extras.request_id)
@@ -223,8 +235,18 @@ impl Reader<'_> {
         if notices { self.order(Order::Frame(frames::refusal_notice(refusal))).await } else { Ok(()) }
     }
 
-    async fn begin(&self, request: Request) -> Result<(), Flooded> {
-        if self.in_flight.borrow().is_some() {
+    async fn begin(&self, request: Request, text: &str) -> Result<(), Flooded> {
+        let repeat = self.connection.key.as_ref().map_or(Repeat::Never, |key| Repeat::ById {
+            id: key.clone(),
+            body: read::fingerprint(text),
+            conflict: Conflict::Refuse,
+        });
+        let running = self.in_flight.borrow().as_ref().map(|(turn, _)| turn.clone());
+        if let Some(turn) = running {
+            if turn.is_repeated_by(&repeat) {
+                // A client that lost its socket is attached already.
+                return Ok(());
+            }
             return self.order(Order::Frame(frames::in_flight(request.extras.request_id.as_deref()))).await;
         }
         let connection = self.connection;
@@ -233,7 +255,7 @@ impl Reader<'_> {
         let watches = request.work.watch.as_ref().is_some_and(|watch| !watch.directories.is_empty());
         let began = Instant::now();
         let engine = &connection.runtime.engine;
-        match engine.submit_and_follow(turn_request(request, connection)).await {
+        match engine.submit_and_follow(turn_request(request, repeat, connection)).await {
             Ok((ticket, follower)) => {
                 *self.in_flight.borrow_mut() = Some((ticket.turn.clone(), context.clone()));
                 let handout = if watches { engine.open_handout(&connection.session) } else { None };
@@ -248,7 +270,7 @@ impl Reader<'_> {
     }
 }
 
-fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
+fn turn_request(request: Request, repeat: Repeat, connection: &Connection) -> TurnRequest {
     let named = connection.lifetime == Lifetime::Named;
     let work = &request.work;
     let is_plain = work.downloads.is_empty()
@@ -258,7 +280,7 @@ fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
         && work.watch.is_none();
     TurnRequest {
         lifetime: connection.lifetime,
-        repeat: Repeat::Never,
+        repeat,
         source_id: request.source_id,
         system_prompt: request.system_prompt,
         model: request.model,
@@ -270,7 +292,7 @@ fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
         timeout: request.extras.timeout,
         on_drain: if named { OnDrain::Grace } else { OnDrain::Cancel },
         // A plain query is independent of the one before; a named session's goes on where that left off.
-        state: if named { StateIn::Stored } else { StateIn::Given(None) },
+        state: if connection.is_going_on { StateIn::Stored } else { StateIn::Given(None) },
         work: (!is_plain).then(|| Box::new(request.work)),
         ..TurnRequest::new(connection.session.clone(), "runtimeuse", request.user_prompt)
     }

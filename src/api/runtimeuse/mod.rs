@@ -13,9 +13,10 @@ mod writer;
 use super::{Runtime, problem, websocket};
 use crate::engine;
 use crate::model::{Lifetime, Seq, SessionId};
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use connection::Connection;
+use std::collections::HashMap;
 
 /// What a plain HTTP request to the channel gets.
 pub fn upgrade_required() -> HttpResponse {
@@ -28,14 +29,9 @@ pub fn upgrade_required() -> HttpResponse {
 
 /// Turns a request into a WebSocket and serves it.
 pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data<Runtime>) -> HttpResponse {
-    let (session, lifetime) = match named_session(request) {
-        Ok(Some(id)) => (id, Lifetime::Named),
-        Ok(None) => (engine::draw_connection_session(), Lifetime::Connection),
-        Err(answer) => return answer,
-    };
-    let goes_on = match goes_on(request, lifetime) {
-        Ok(goes_on) => goes_on,
-        Err(answer) => return answer,
+    let url = match Url::read(request) {
+        Ok(url) => url,
+        Err(text) => return problem::error(StatusCode::BAD_REQUEST, &text),
     };
     if let Err(fault) = runtime.engine.takes_turns() {
         return problem::error(problem::status(fault.code), &fault.message);
@@ -46,7 +42,16 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
         Err(answer) => return answer,
     };
     let hangup = request.conn_data::<super::hangup::Hangup>().cloned();
-    let connection = Connection { runtime: runtime.clone(), session, lifetime, hangup, goes_on };
+    let Url { session, key, goes_on } = url;
+    let is_going_on = session.is_some();
+    let (session, lifetime) = match (session, &key) {
+        (Some(session), _) => (session, Lifetime::Named),
+        // A request that can be asked again is found again: its session has the name of its key.
+        (None, Some(key)) => (SessionId::scoped("turn", key), Lifetime::Named),
+        (None, None) => (engine::draw_connection_session(), Lifetime::Connection),
+    };
+    let runtime = runtime.clone();
+    let connection = Connection { runtime, session, lifetime, is_going_on, key, hangup, goes_on };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
     response
@@ -63,27 +68,41 @@ pub fn fuzz_message(text: &str) {
     }
 }
 
-/// `?session=ID&after=SEQ`, and with `&extensions=events,notices` what the lost connection had opted in to.
-fn goes_on(request: &HttpRequest, lifetime: Lifetime) -> Result<Option<(Seq, read::Extras)>, HttpResponse> {
-    let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
-    let Ok(query) = query else { return Ok(None) };
-    let Some(after) = query.get("after").map(|after| after.parse::<u64>()) else { return Ok(None) };
-    let refused = |text: &str| HttpResponse::BadRequest().json(serde_json::json!({"error": text}));
-    let after = after.map_err(|_| refused("after: expected the seq of a frame"))?;
-    if lifetime == Lifetime::Connection {
-        return Err(refused("after: only a session with a name can be gone on with: ?session=ID&after=SEQ"));
-    }
-    let extensions = query.get("extensions").map(String::as_str).unwrap_or_default();
-    let wants = |word: &str| extensions.split(',').any(|one| one == word);
-    let extras = read::Extras { notices: wants("notices"), events: wants("events"), ..read::Extras::default() };
-    Ok(Some((Seq(after), extras)))
+/// What a URL says.
+struct Url {
+    /// `?session=ID`
+    session: Option<SessionId>,
+    /// `?turn=KEY`: the key of the connection's request.
+    key: Option<String>,
+    /// `?after=SEQ`, and with `&extensions=events,notices` what the lost connection had opted in to.
+    goes_on: Option<(Seq, read::Extras)>,
 }
 
-/// `?session=ID`
-fn named_session(request: &HttpRequest) -> Result<Option<SessionId>, HttpResponse> {
-    let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
-    let id = query.ok().and_then(|mut query| query.remove("session"));
-    id.map(|id| SessionId::new(&id))
-        .transpose()
-        .map_err(|error| HttpResponse::BadRequest().json(serde_json::json!({"error": format!("session: {error}")})))
+impl Url {
+    fn read(request: &HttpRequest) -> Result<Self, String> {
+        let query = web::Query::<HashMap<String, String>>::from_query(request.query_string());
+        let query = query.map(web::Query::into_inner).unwrap_or_default();
+        let session = query.get("session").map(|id| SessionId::new(id)).transpose();
+        let session = session.map_err(|error| format!("session: {error}"))?;
+        let key = query.get("turn").cloned();
+        if let Some(key) = &key {
+            // The rules of ids are those of keys.
+            SessionId::new(key)
+                .map_err(|_| "turn: expected 1 to 256 characters without control characters".to_owned())?;
+        }
+        let goes_on = match query.get("after").map(|after| after.parse::<u64>()) {
+            None => None,
+            Some(Err(_)) => return Err("after: expected the seq of a frame".to_owned()),
+            Some(Ok(_)) if session.is_none() && key.is_none() => {
+                return Err("after: only a session with a name can be gone on with: ?session=ID&after=SEQ".to_owned());
+            }
+            Some(Ok(after)) => {
+                let extensions = query.get("extensions").map(String::as_str).unwrap_or_default();
+                let wants = |word: &str| extensions.split(',').any(|one| one == word);
+                let (notices, events) = (wants("notices"), wants("events"));
+                Some((Seq(after), read::Extras { notices, events, ..read::Extras::default() }))
+            }
+        };
+        Ok(Self { session, key, goes_on })
+    }
 }

@@ -10,7 +10,7 @@ pub use quiesce::{quiesce, wake};
 
 use super::body::{self, BodyError};
 use super::{Runtime, problem};
-use crate::engine::TurnRecord;
+use crate::engine::{Ticket, TurnRecord};
 use crate::json;
 use crate::model::{CancelReason, Conflict, Fault, FaultCode, Repeat, SessionId, StateIn, TurnId, TurnRequest};
 use crate::redact::Secret;
@@ -82,8 +82,8 @@ pub async fn begin(
     let submitter = runtime.clone();
     // Admitted whether its caller is still there or not.
     let admitted = runtime.engine.spawn(async move { submitter.engine.submit(asked).await }).await;
-    let turn = match admitted {
-        Ok(Ok(ticket)) => ticket.turn,
+    let Ticket { turn, is_repeat } = match admitted {
+        Ok(Ok(ticket)) => ticket,
         Ok(Err(fault)) => return refused(&fault),
         Err(_) => return problem::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
     };
@@ -91,9 +91,18 @@ pub async fn begin(
         && tokio::time::timeout(wait, turn.outcome()).await.is_ok()
     {
         turn.mark_delivered();
-        return told(&turn, StatusCode::OK);
+        return replayed(told(&turn, StatusCode::OK), is_repeat);
     }
-    told(&turn, StatusCode::ACCEPTED)
+    replayed(told(&turn, StatusCode::ACCEPTED), is_repeat)
+}
+
+/// Tells a caller that its key was known: nothing was begun.
+fn replayed(mut answer: HttpResponse, is_repeat: bool) -> HttpResponse {
+    if is_repeat {
+        let name = header::HeaderName::from_static("idempotent-replayed");
+        answer.headers_mut().insert(name, header::HeaderValue::from_static("true"));
+    }
+    answer
 }
 
 fn unread(error: BodyError) -> HttpResponse {
