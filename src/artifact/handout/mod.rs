@@ -190,6 +190,7 @@ impl Handout {
     /// A reader of announcements.
     #[must_use]
     pub fn announcements(self: &Arc<Self>) -> Announcements {
+        self.shared.book().reader_came(Instant::now());
         Announcements { shared: self.shared.clone(), after: 0 }
     }
 
