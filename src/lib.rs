@@ -31,6 +31,7 @@
 
 mod api;
 mod artifact;
+mod awake;
 pub mod cli;
 mod config;
 mod engine;

@@ -15,6 +15,7 @@ mod tests;
 
 pub use follower::{Followed, Follower};
 
+use crate::awake;
 use crate::model::{Entry, Seq, SessionId, TurnId, What};
 use crate::store::{Acknowledge, Batch, Done, Entries, Spill, SpillLimits, Store, StoreError};
 use std::collections::VecDeque;
@@ -194,7 +195,7 @@ impl SessionLog {
             };
             if !waits_for_store {
                 freed.await;
-            } else if tokio::time::timeout(self.logs.limits.patience, freed).await.is_err() {
+            } else if awake::timeout(self.logs.limits.patience, freed).await.is_none() {
                 self.give_up_store(StoreError(format!("no acknowledgement within {:?}", self.logs.limits.patience)));
             }
         }
@@ -216,7 +217,7 @@ impl SessionLog {
                 grown.await;
             }
         };
-        if tokio::time::timeout(self.logs.limits.patience, reached).await.is_err() {
+        if awake::timeout(self.logs.limits.patience, reached).await.is_none() {
             self.give_up_store(StoreError(format!("no acknowledgement within {:?}", self.logs.limits.patience)));
         }
     }

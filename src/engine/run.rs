@@ -7,6 +7,7 @@ use super::funnel::Funnel;
 use super::session::{Session, Waiting};
 use super::work::{Doing, Done};
 use super::{Inner, turn::TurnRecord};
+use crate::awake::{self, Missed};
 use crate::handler::{Failure, Reply, Turn};
 use crate::model::{
     ArtifactFailure, CancelReason, Ending, Lifetime, Limit, Outcome, RawJson, StateChange, TurnRequest, What,
@@ -133,7 +134,7 @@ async fn within(grace: Duration, running: Pin<&mut impl Future<Output = Done>>) 
 
 /// Resolves when the turn has been silent for too long or has taken too long.
 async fn limit_reached(engine: &Inner, request: &TurnRequest, funnel: &Funnel) -> (Limit, Duration) {
-    let began = Instant::now();
+    let mut began = Instant::now();
     let whole = match (request.timeout, engine.options.turn_timeout) {
         (Some(asked), Some(ours)) if asked <= ours => Some((Limit::Request, asked)),
         (Some(asked), None) => Some((Limit::Request, asked)),
@@ -150,7 +151,11 @@ async fn limit_reached(engine: &Inner, request: &TurnRequest, funnel: &Funnel) -
         if at <= Instant::now() {
             return (limit, after);
         }
-        tokio::time::sleep_until(at).await;
+        if let Err(Missed(missed)) = awake::sleep_until(at).await {
+            tracing::info!(?missed, "the process did not run for a while: a turn's silence begins anew");
+            began += missed;
+            funnel.signs().alive();
+        }
     }
 }
 

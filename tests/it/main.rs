@@ -40,6 +40,7 @@ mod slow_reader;
 mod smoke;
 mod stdio_protocol;
 mod steer;
+mod stopped;
 mod surface;
 mod turn_keys;
 mod v1;

@@ -6,6 +6,7 @@
 mod inspect;
 
 use super::Runtime;
+use crate::awake;
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
@@ -93,10 +94,15 @@ impl Messages {
         // Bytes move the end of silence without waking anybody: the timer looks again when it fires.
         loop {
             let dead_at = self.seen.last() + silence;
-            match tokio::time::timeout_at(dead_at, self.stream.recv()).await {
-                Ok(next) => return self.heard(next),
-                Err(_) if self.seen.last() + silence > Instant::now() => {}
-                Err(_) => return Heard::Silence,
+            tokio::select! {
+                biased;
+                next = self.stream.recv() => return self.heard(next),
+                slept = awake::sleep_until(dead_at) => match slept {
+                    // Nobody was there to ask the peer whether it lives.
+                    Err(_) => self.seen.forgive(),
+                    Ok(()) if self.seen.last() + silence > Instant::now() => {}
+                    Ok(()) => return Heard::Silence,
+                },
             }
         }
     }
