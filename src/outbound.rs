@@ -95,4 +95,30 @@ mod tests {
         super::client().unwrap();
         super::client_without_redirects().unwrap();
     }
+
+    /// What is let go closes what is idle; the next client makes connections of its own.
+    #[tokio::test]
+    async fn idle_connections_are_closed() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let clients = super::OnDemand::new(|| {
+            super::builder()?.no_proxy().build().map_err(|error| super::OutboundError(error.to_string()))
+        });
+        let serve = async || {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            assert!(socket.read(&mut head).await.unwrap() > 0);
+            socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            socket
+        };
+        for _ in 0..2 {
+            let asked = clients.get().unwrap().get(&url).send();
+            let (answer, mut socket) = tokio::join!(asked, serve());
+            assert_eq!(answer.unwrap().status(), 204);
+            clients.let_go();
+            let end = tokio::time::timeout(std::time::Duration::from_secs(20), socket.read(&mut [0; 1])).await;
+            assert_eq!(end.expect("an end in time").unwrap(), 0);
+        }
+    }
 }
