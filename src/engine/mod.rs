@@ -241,7 +241,9 @@ impl Engine {
     }
 
     async fn admit(&self, request: TurnRequest, follow: bool) -> Result<(Ticket, Option<Follower>), Fault> {
-        self.takes_turns()?;
+        if self.is_draining() {
+            self.takes_turns()?;
+        }
         let request = Arc::new(request);
         let session = self.0.registry.session(&request.session, request.lifetime).await;
         self.admit_to(session, request, follow)
@@ -255,8 +257,12 @@ impl Engine {
     ) -> Result<(Ticket, Option<Follower>), Fault> {
         let engine = &self.0;
         if let Err(fault) = self.takes_turns() {
+            // A parked engine begins nothing; what it has begun, or done, it still tells.
+            let earlier = if self.is_draining() { Ok(None) } else { session.repeated_by(&request) };
             engine.registry.went_quiet(&session);
-            return Err(fault);
+            let turn = earlier?.ok_or(fault)?;
+            let follower = follow.then(|| follow_from_its_beginning(&session, &turn));
+            return Ok((Ticket { turn, is_repeat: true }, follower));
         }
         let follower = follow.then(|| session.log.follow(session.log.end()));
         let admitted = session.admit(&request, engine.options.queue_limit, || {
@@ -269,9 +275,7 @@ impl Engine {
             }
             Ok(Admitted::Repeat(turn)) => {
                 engine.registry.went_quiet(&session);
-                // What it said is said again, as far as it is kept.
-                let begun = turn.accepted.get().filter(|_| follow);
-                let follower = begun.map(|seq| session.log.follow(Seq(seq.0 - 1))).or(follower);
+                let follower = follow.then(|| follow_from_its_beginning(&session, &turn));
                 Ok((Ticket { turn, is_repeat: true }, follower))
             }
             Ok(Admitted::New { record, start_runner }) => {
@@ -437,6 +441,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// What a turn said is said again to whoever repeats it, as far as it is kept.
+fn follow_from_its_beginning(session: &session::Session, turn: &TurnRecord) -> Follower {
+    let begun = turn.accepted.get().map(|seq| Seq(seq.0 - 1));
+    session.log.follow(begun.unwrap_or_else(|| session.log.end()))
 }
 
 /// A fresh session id for a connection that named none. Drawn from the system at each use, so that two copies of one

@@ -148,6 +148,11 @@ impl Session {
         Ok(Admitted::New { record, start_runner })
     }
 
+    /// The turn that a request repeats, if there is one.
+    pub(super) fn repeated_by(&self, request: &TurnRequest) -> Result<Option<Arc<TurnRecord>>, Fault> {
+        self.inner().find_repeat(&request.repeat, &self.id)
+    }
+
     /// The next turn to run, with the state it starts from. `None` ends the runner.
     pub(super) fn begin(&self) -> Option<(Waiting, Option<RawJson>)> {
         let mut inner = self.inner();

@@ -100,18 +100,23 @@ async fn what_runs_is_waited_for_or_cut() {
         let request = server.request(Method::POST, "/v1/sessions/s/turns?wait=20").header("idempotency-key", "k");
         read(request.body(json!({"prompt": prompt}).to_string()))
     };
-    // In vain: it goes on, and the server is parked all the same.
+    // In vain: it goes on, and the server is parked all the same. Retries are no new turns.
     let prompt = "@sleep 1000";
     let (answer, ()) = tokio::join!(keyed(prompt), async {
         server.busy().await;
         let early = post(&server, "/v1/quiesce?wait=0.05", "").await;
         assert_eq!((early.status, &early.json()["safe_to_pause"]), (202, &json!(false)), "{early:?}");
         assert_eq!((&early.json()["turns"], &early.json()["status"]), (&json!(1), &json!("parked")));
+        let mut back = server.connect("/?session=s&after=0").await;
+        assert_eq!(back.terminal().await["data"]["text"], "slept 1000 ms");
         // Long enough.
         let safe = post(&server, "/v1/quiesce?wait=20", "").await;
         assert_eq!((safe.status, &safe.json()["safe_to_pause"]), (200, &json!(true)), "{safe:?}");
     });
     assert_eq!((answer.status, &answer.json()["outcome"]), (200, &json!("answered")));
+    let retried = keyed(prompt).await;
+    assert_eq!((&retried.body, retried.header("idempotent-replayed")), (&answer.body, Some("true")));
+    assert_eq!(keyed("other").await.status, 409);
     post(&server, "/v1/wake", "").await;
 
     // Cut: no outcome is recorded, and a retry runs it again.

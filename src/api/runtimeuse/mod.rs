@@ -33,7 +33,11 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
         Ok(url) => url,
         Err(text) => return problem::error(StatusCode::BAD_REQUEST, &text),
     };
-    if let Err(fault) = runtime.engine.takes_turns() {
+    // Who comes back to a turn that runs is let in as long as it runs.
+    let comes_back = url.goes_on.is_some() && !runtime.engine.is_draining();
+    if let Err(fault) = runtime.engine.takes_turns()
+        && !comes_back
+    {
         return problem::error(problem::status(fault.code), &fault.message);
     }
     let upgraded = websocket::upgrade(request, payload, runtime, runtime.limits.max_message_bytes);
