@@ -31,6 +31,7 @@
 
 mod api;
 mod artifact;
+mod awake;
 pub mod cli;
 mod config;
 mod engine;
@@ -63,6 +64,6 @@ pub use model::{
 pub use process::{Environment, run_if_asked as run_shim_if_asked};
 pub use redact::{Redactor, Secret};
 pub use store::{
-    Acknowledge, Batch, Done, Entries, Interrupted, Keep, MemoryStore, OpenError, Page, Parked, SqliteStore, Store,
-    StoreError, StoredSession, StoredTurn,
+    Acknowledge, Batch, Done, Entries, Interrupted, Keep, MemoryStore, OpenError, Page, Promised, SqliteStore, Store,
+    StoreError, StoreHealth, StoredSession, StoredTurn,
 };

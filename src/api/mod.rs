@@ -13,6 +13,7 @@ mod runtimeuse;
 pub mod server;
 mod unread;
 mod v1;
+mod websocket;
 
 pub use auth::{Access, AccessError};
 pub use dari::{DariOptions, Events as DariEvents};
@@ -115,7 +116,7 @@ pub struct Runtime {
     /// Fires when the last turn has its outcome and the connections are to close.
     pub(crate) stopping: CancellationToken,
     /// For WebSocket messages that are on their way.
-    pub(crate) room: runtimeuse::Room,
+    pub(crate) room: websocket::Room,
 }
 
 impl Runtime {

@@ -12,9 +12,11 @@ use serde_json::json;
 /// The status of a fault that no turn came of.
 pub const fn status(code: FaultCode) -> StatusCode {
     match code {
-        FaultCode::QueueFull | FaultCode::ServerFull | FaultCode::Draining | FaultCode::HandlerUnavailable => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        FaultCode::QueueFull
+        | FaultCode::ServerFull
+        | FaultCode::Draining
+        | FaultCode::Parked
+        | FaultCode::HandlerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         FaultCode::KeyConflict => StatusCode::CONFLICT,
         FaultCode::HandlerFailed
         | FaultCode::HandlerExited
@@ -38,5 +40,9 @@ pub fn detail(status: StatusCode, detail: &str) -> HttpResponse {
 
 /// `{"error": …}`, the form of everything else.
 pub fn error(status: StatusCode, text: &str) -> HttpResponse {
-    HttpResponse::build(status).json(json!({"error": text}))
+    let mut answer = HttpResponse::build(status);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        answer.insert_header((header::RETRY_AFTER, "1"));
+    }
+    answer.json(json!({"error": text}))
 }

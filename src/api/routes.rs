@@ -3,7 +3,7 @@
 //! Owns DESIGN section 4's table of paths, and the gate every request but `/health` passes.
 
 use super::auth::Denied;
-use super::{Protocol, Runtime, dari, health, problem, runtimeuse, v1};
+use super::{Protocol, Runtime, dari, health, problem, runtimeuse, v1, websocket};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
@@ -64,6 +64,16 @@ pub fn configure(config: &mut web::ServiceConfig, runtime: &Runtime) {
                 .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
         );
         config.service(
+            web::resource("/v1/quiesce")
+                .route(web::post().to(v1::quiesce))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
+        );
+        config.service(
+            web::resource("/v1/wake")
+                .route(web::post().to(v1::wake))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
+        );
+        config.service(
             web::resource("/v1/turns/{turn}")
                 .route(web::get().to(v1::show))
                 .route(web::delete().to(v1::cancel))
@@ -97,7 +107,7 @@ async fn everything_else(request: HttpRequest, payload: web::Payload, runtime: w
         .iter()
         .any(|kept| path.strip_prefix(kept).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     if runtime.serves(Protocol::RuntimeUse) && !kept {
-        if runtimeuse::is_upgrade(&request) {
+        if websocket::is_upgrade(&request) {
             return runtimeuse::upgrade(&request, payload, &runtime);
         }
         if path == "/" {

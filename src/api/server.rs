@@ -3,7 +3,7 @@
 //! Owns what happens between `bind` and exit. `Server::builder` is the way in for people who embed turnhost.
 
 use super::dari::{Dari, DariOptions};
-use super::{Access, ApiLimits, Protocol, Runtime, hangup, routes, unread};
+use super::{Access, ApiLimits, Protocol, Runtime, hangup, routes, unread, v1};
 use crate::engine::{Engine, EngineOptions};
 use crate::handler::{DynHandler, Handler};
 use crate::redact::{Redactor, Secret};
@@ -135,11 +135,12 @@ impl Server {
             engine: engine.clone(),
             access,
             protocols: builder.protocols,
-            room: super::runtimeuse::Room::new(builder.limits.max_messages_total),
+            room: super::websocket::Room::new(builder.limits.max_messages_total),
             limits: builder.limits,
             dari: Dari::new(builder.dari),
             stopping: stopping.clone(),
         });
+        drop(engine.spawn(v1::resume(runtime.clone())));
         let mut server = HttpServer::new(move || {
             let runtime = runtime.clone();
             App::new()

@@ -1,20 +1,17 @@
 //! The one way of an event from a handler to its readers: redact, number, store, fan out.
 //!
-//! Owns the order of those steps and the note of when the turn last gave a sign of life. Numbering and storing are the
-//! log's.
+//! Owns the order of those steps. Numbering and storing are the log's, when a turn last gave a sign of life is `signs`'s.
 
 use super::log::SessionLog;
 use super::messages::Messages;
+use super::signs::{Busy, Signs};
 use crate::failpoint;
 use crate::handler::{Listener, Room, TurnOver};
 use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, ToolCall, ToolResult, TurnId, What};
 use crate::redact::{Redactor, Stream};
 use futures_util::future::BoxFuture;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// Answer text kept for a turn that a limit cuts, in bytes.
 const PARTIAL_BYTES: usize = 64 << 10;
@@ -30,10 +27,7 @@ pub(super) struct Funnel {
     log: Arc<SessionLog>,
     turn: TurnId,
     redactor: Redactor,
-    began: Instant,
-    /// Milliseconds after `began` of the last event or sign of life.
-    last_sign: AtomicU64,
-    busy: AtomicUsize,
+    signs: Arc<Signs>,
     partial: Mutex<Partial>,
     /// Blocks of deltas, each with the end of its text that may be the beginning of a secret.
     open: Mutex<HashMap<Option<BlockId>, Stream>>,
@@ -41,16 +35,6 @@ pub(super) struct Funnel {
     messages: Mutex<Messages>,
     /// The tools that were used, if somebody wants to know.
     tools: Option<Mutex<Tools>>,
-}
-
-/// See [`Funnel::busy`].
-pub(super) struct Busy(Arc<Funnel>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.alive();
-        self.0.busy.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// The calls of tools so far.
@@ -98,9 +82,7 @@ impl Funnel {
             log,
             turn,
             redactor,
-            began: Instant::now(),
-            last_sign: AtomicU64::new(0),
-            busy: AtomicUsize::new(0),
+            signs: Signs::new(),
             partial: Mutex::default(),
             open: Mutex::default(),
             messages: Mutex::default(),
@@ -109,11 +91,8 @@ impl Funnel {
     }
 
     /// When the turn last said something or gave a sign of life.
-    pub(super) fn last_sign(&self) -> Instant {
-        if self.busy.load(Ordering::Acquire) > 0 {
-            return Instant::now();
-        }
-        self.began + Duration::from_millis(self.last_sign.load(Ordering::Relaxed))
+    pub(super) fn signs(&self) -> &Arc<Signs> {
+        &self.signs
     }
 
     /// The answer text said so far, cut to a bound.
@@ -166,9 +145,8 @@ impl Funnel {
     }
 
     /// From now until what is returned is dropped, something goes on that counts as life though nothing is said.
-    pub(super) fn busy(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::AcqRel);
-        Busy(self.clone())
+    pub(super) fn busy(&self) -> Busy {
+        self.signs.busy()
     }
 
     /// As [`Listener::take`], for an event that holds no secret any more.
@@ -346,7 +324,6 @@ impl Listener for Funnel {
     }
 
     fn alive(&self) {
-        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_sign.store(since, Ordering::Relaxed);
+        self.signs.alive();
     }
 }

@@ -15,11 +15,12 @@ mod tests;
 
 pub use follower::{Followed, Follower};
 
+use crate::awake;
 use crate::model::{Entry, Event, Seq, SessionId, TurnId, What};
-use crate::store::{Acknowledge, Batch, Done, Entries, Spill, SpillLimits, Store, StoreError};
+use crate::store::{Acknowledge, Batch, Done, Entries, Spill, SpillLimits, Store, StoreError, StoreHealth};
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
@@ -56,13 +57,26 @@ pub(super) struct Logs {
     runtime: Handle,
     /// It was said that spilling does not work.
     spill_warned: AtomicBool,
+    /// Logs in memory that have given the store up.
+    without_store: AtomicUsize,
 }
 
 impl Logs {
     /// Logs that write and read their spill files on the current runtime, which must be the main one.
     pub(super) fn new(limits: LogLimits) -> Arc<Self> {
         let spill = SpillLimits { folder: limits.spill_folder.clone(), most: limits.spill_max };
-        Arc::new(Self { limits, spill, runtime: Handle::current(), spill_warned: AtomicBool::new(false) })
+        Arc::new(Self {
+            limits,
+            spill,
+            runtime: Handle::current(),
+            spill_warned: AtomicBool::new(false),
+            without_store: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many sessions in memory go on without their store.
+    pub(super) fn without_store(&self) -> usize {
+        self.without_store.load(Ordering::Relaxed)
     }
 }
 
@@ -134,9 +148,12 @@ impl SessionLog {
             What::Accepted { .. } => {
                 inner.open = Some(turn.clone());
                 // Between turns, so that what is missing in the store is one gap.
-                if inner.degraded.is_some() && self.store.as_ref().is_some_and(|store| store.trouble().is_none()) {
+                if inner.degraded.is_some()
+                    && self.store.as_ref().is_some_and(|store| store.health() == StoreHealth::Ok)
+                {
                     tracing::info!(session = %self.session, "the store works again and keeps this session");
                     inner.degraded = None;
+                    self.logs.without_store.fetch_sub(1, Ordering::Relaxed);
                 }
             }
             What::Said(_) if inner.open.as_ref() != Some(turn) => return None,
@@ -188,7 +205,7 @@ impl SessionLog {
             };
             if !waits_for_store {
                 freed.await;
-            } else if tokio::time::timeout(self.logs.limits.patience, freed).await.is_err() {
+            } else if awake::timeout(self.logs.limits.patience, freed).await.is_none() {
                 self.give_up_store(StoreError(format!("no acknowledgement within {:?}", self.logs.limits.patience)));
             }
         }
@@ -210,7 +227,7 @@ impl SessionLog {
                 grown.await;
             }
         };
-        if tokio::time::timeout(self.logs.limits.patience, reached).await.is_err() {
+        if awake::timeout(self.logs.limits.patience, reached).await.is_none() {
             self.give_up_store(StoreError(format!("no acknowledgement within {:?}", self.logs.limits.patience)));
         }
     }
@@ -266,6 +283,7 @@ impl SessionLog {
         }
         tracing::error!(session = %self.session, %error, "the store failed; this session goes on in memory");
         inner.degraded = Some(error);
+        self.logs.without_store.fetch_add(1, Ordering::Relaxed);
         inner.in_flight = false;
         inner.pending.clear();
         inner.pending_bytes = 0;
@@ -279,6 +297,11 @@ impl SessionLog {
         }
         self.grown.notify_waiters();
         self.freed.notify_waiters();
+    }
+
+    /// Whether somebody reads it now.
+    pub(super) fn has_readers(&self) -> bool {
+        self.inner().cursors.iter().any(Option::is_some)
     }
 
     /// Whether the store lacks entries that were seen.
@@ -302,6 +325,14 @@ impl SessionLog {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SessionLog {
+    fn drop(&mut self) {
+        if self.inner().degraded.is_some() {
+            self.logs.without_store.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -9,9 +9,12 @@ mod commands;
 mod funnel;
 mod log;
 mod messages;
+mod promise;
 mod registry;
 mod run;
 mod session;
+mod signs;
+mod standing;
 mod turn;
 mod work;
 
@@ -21,6 +24,7 @@ mod redaction_tests;
 mod tests;
 
 pub use log::{Followed, Follower, LogLimits};
+pub use promise::Found;
 pub use turn::TurnRecord;
 
 use crate::artifact::download::DownloadLimits;
@@ -34,8 +38,8 @@ use crate::redact::Redactor;
 use crate::store::Store;
 use registry::Registry;
 use session::Admitted;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -131,14 +135,16 @@ struct Inner {
     turns: AtomicUsize,
     turn_left: Notify,
     draining: AtomicBool,
+    /// See [`Engine::park`].
+    parked: AtomicBool,
     /// The grace of the drain is spent: what still runs gets little time to stop.
     hurrying: AtomicBool,
     runtime: Handle,
     tasks: TaskTracker,
-    /// Made when it is first needed: it holds the roots of TLS.
-    http: OnceLock<Result<reqwest::Client, outbound::OutboundError>>,
+    http: outbound::OnDemand,
     /// As `http`, for uploads.
-    uploads: OnceLock<Result<reqwest::Client, outbound::OutboundError>>,
+    uploads: outbound::OnDemand,
+    store: Arc<dyn Store>,
 }
 
 /// An admitted request: the turn that answers it.
@@ -157,11 +163,11 @@ impl Inner {
     }
 
     fn http(&self) -> Result<reqwest::Client, Fault> {
-        self.http.get_or_init(outbound::client).clone().map_err(no_client)
+        self.http.get().map_err(no_client)
     }
 
     fn uploads(&self) -> Result<reqwest::Client, Fault> {
-        self.uploads.get_or_init(outbound::client_without_redirects).clone().map_err(no_client)
+        self.uploads.get().map_err(no_client)
     }
 
     fn stop_grace(&self, reason: CancelReason) -> Duration {
@@ -190,7 +196,7 @@ impl Engine {
         redactor: Redactor,
         tasks: TaskTracker,
     ) -> Self {
-        let registry = Registry::new(store, options.log.clone(), options.max_quiet_sessions);
+        let registry = Registry::new(store.clone(), options.log.clone(), options.max_quiet_sessions);
         let places = Semaphore::new(options.max_running.min(Semaphore::MAX_PERMITS));
         Self(Arc::new(Inner {
             options,
@@ -201,11 +207,13 @@ impl Engine {
             turns: AtomicUsize::new(0),
             turn_left: Notify::new(),
             draining: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
             hurrying: AtomicBool::new(false),
             runtime: Handle::current(),
             tasks,
-            http: OnceLock::new(),
-            uploads: OnceLock::new(),
+            http: outbound::OnDemand::new(outbound::client),
+            uploads: outbound::OnDemand::new(outbound::client_without_redirects),
+            store,
         }))
     }
 
@@ -217,8 +225,8 @@ impl Engine {
         self.admit(request, false).await.map(|(ticket, _)| ticket)
     }
 
-    /// Admits a request and follows its session's log from before the turn's first entry. The entries of other turns
-    /// come too; the reader picks its own.
+    /// Admits a request and follows its session's log from before the turn's first entry; a turn that ended in an earlier
+    /// process has none there, and its outcome is all. The entries of other turns come too; the reader picks its own.
     ///
     /// # Errors
     /// As [`Engine::submit`].
@@ -240,7 +248,7 @@ impl Engine {
 
     async fn admit(&self, request: TurnRequest, follow: bool) -> Result<(Ticket, Option<Follower>), Fault> {
         if self.is_draining() {
-            return Err(Fault::new(FaultCode::Draining, "shutting down"));
+            self.takes_turns()?;
         }
         let request = Arc::new(request);
         let session = self.0.registry.session(&request.session, request.lifetime).await;
@@ -254,13 +262,18 @@ impl Engine {
         follow: bool,
     ) -> Result<(Ticket, Option<Follower>), Fault> {
         let engine = &self.0;
-        if self.is_draining() {
+        if let Err(fault) = self.takes_turns() {
+            // A parked engine begins nothing; what it has begun, or done, it still tells.
+            let earlier = if self.is_draining() { Ok(None) } else { session.repeated_by(&request) };
             engine.registry.went_quiet(&session);
-            return Err(Fault::new(FaultCode::Draining, "shutting down"));
+            let turn = earlier?.ok_or(fault)?;
+            let follower = follow.then(|| follow_from_its_beginning(&session, &turn));
+            return Ok((Ticket { turn, is_repeat: true }, follower));
         }
         let follower = follow.then(|| session.log.follow(session.log.end()));
         let admitted = session.admit(&request, engine.options.queue_limit, || {
-            TurnRecord::new(draw_turn_id(), session.id.clone(), request.repeat.clone(), false, session.store())
+            let id = request.id.clone().unwrap_or_else(draw_turn_id);
+            TurnRecord::new(id, session.id.clone(), request.repeat.clone(), false, session.store())
         });
         match admitted {
             Err(fault) => {
@@ -269,13 +282,14 @@ impl Engine {
             }
             Ok(Admitted::Repeat(turn)) => {
                 engine.registry.went_quiet(&session);
+                let follower = follow.then(|| follow_from_its_beginning(&session, &turn));
                 Ok((Ticket { turn, is_repeat: true }, follower))
             }
             Ok(Admitted::New { record, start_runner }) => {
                 failpoint::reach("turn-admitted");
                 let turns = engine.turns.fetch_add(1, Ordering::AcqRel) + 1;
-                // Whoever set `draining` after the check above does not know this turn yet, so look again.
-                if turns > engine.options.max_turns || self.is_draining() {
+                // Whoever set `draining` or `parked` after the check above does not know this turn yet, so look again.
+                if turns > engine.options.max_turns || self.takes_turns().is_err() {
                     record.stop.pull(CancelReason::Draining);
                 }
                 if start_runner {
@@ -442,6 +456,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// What a turn said is said again to whoever repeats it, as far as it is kept.
+fn follow_from_its_beginning(session: &session::Session, turn: &TurnRecord) -> Follower {
+    let begun = turn.accepted.get().map(|seq| Seq(seq.0 - 1));
+    session.log.follow(begun.unwrap_or_else(|| session.log.end()))
 }
 
 /// A fresh session id for a connection that named none. Drawn from the system at each use, so that two copies of one

@@ -110,8 +110,20 @@ impl Registry {
             loaded.quiet.remove(&since);
         }
         loaded.quiet.insert(now, session.id.clone());
-        while loaded.quiet.len() > self.most_quiet {
+        // A session that somebody reads stays: a reader of a forgotten one would hear nothing more. Each is looked at once.
+        let mut looked_at = loaded.quiet.len();
+        while loaded.quiet.len() > self.most_quiet && looked_at > 0 {
+            looked_at -= 1;
             let Some((_, id)) = loaded.quiet.pop_first() else { break };
+            let now = loaded.count + 1;
+            if let Some(slot) = loaded.sessions.get_mut(&id)
+                && slot.session.log.has_readers()
+            {
+                slot.quiet_since = Some(now);
+                loaded.count = now;
+                loaded.quiet.insert(now, id);
+                continue;
+            }
             let Some(slot) = loaded.sessions.remove(&id) else { continue };
             if slot.session.log.outran_store() && loaded.outran.len() < OUTRAN {
                 loaded.outran.insert(id, slot.session.log.end());
@@ -121,6 +133,11 @@ impl Registry {
 
     pub(super) async fn flush_store(&self) {
         self.store.flush().await;
+    }
+
+    /// What all logs share.
+    pub(super) fn logs(&self) -> &Arc<Logs> {
+        &self.logs
     }
 
     pub(super) fn forget(&self, id: &SessionId) {

@@ -7,6 +7,7 @@ use super::funnel::Funnel;
 use super::session::{Session, Waiting};
 use super::work::{Doing, Done};
 use super::{Inner, turn::TurnRecord};
+use crate::awake::{self, Missed};
 use crate::failpoint;
 use crate::handler::{Failure, Reply, Turn};
 use crate::model::{
@@ -55,12 +56,14 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
     let accepted = session.log.append(&record.id, What::Accepted { attempt, request: request.clone() });
     failpoint::reach("turn-accepted");
     if let Some(seq) = accepted {
+        let _ = record.accepted.set(seq);
         session.log.stored(seq).await;
     }
     failpoint::reach("turn-stored");
     let _clean_logs = telemetry::guard(&request.secrets);
     let redactor = engine.redactor.combined(&request.secrets);
     let funnel = Funnel::new(session.log.clone(), record.id.clone(), redactor, request.tells_tools);
+    let _ = record.signs.set(funnel.signs().clone());
     let (ended, artifact_failures) = if record.stop.is_pulled() {
         (Ended::Stopped(record.stop.reason(), None), Vec::new())
     } else {
@@ -139,7 +142,7 @@ async fn within(grace: Duration, running: Pin<&mut impl Future<Output = Done>>) 
 
 /// Resolves when the turn has been silent for too long or has taken too long.
 async fn limit_reached(engine: &Inner, request: &TurnRequest, funnel: &Funnel) -> (Limit, Duration) {
-    let began = Instant::now();
+    let mut began = Instant::now();
     let whole = match (request.timeout, engine.options.turn_timeout) {
         (Some(asked), Some(ours)) if asked <= ours => Some((Limit::Request, asked)),
         (Some(asked), None) => Some((Limit::Request, asked)),
@@ -147,7 +150,7 @@ async fn limit_reached(engine: &Inner, request: &TurnRequest, funnel: &Funnel) -
         (None, None) => None,
     };
     loop {
-        let silent = engine.options.idle_timeout.map(|idle| (Limit::Silence, idle, funnel.last_sign() + idle));
+        let silent = engine.options.idle_timeout.map(|idle| (Limit::Silence, idle, funnel.signs().last() + idle));
         let late = whole.map(|(limit, after)| (limit, after, began + after));
         let Some((limit, after, at)) = [silent, late].into_iter().flatten().min_by_key(|(_, _, at)| *at) else {
             return std::future::pending().await;
@@ -156,7 +159,11 @@ async fn limit_reached(engine: &Inner, request: &TurnRequest, funnel: &Funnel) -
         if at <= Instant::now() {
             return (limit, after);
         }
-        tokio::time::sleep_until(at).await;
+        if let Err(Missed(missed)) = awake::sleep_until(at).await {
+            tracing::info!(?missed, "the process did not run for a while: a turn's silence begins anew");
+            began += missed;
+            funnel.signs().alive();
+        }
     }
 }
 

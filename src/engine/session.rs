@@ -147,6 +147,11 @@ impl Session {
         Ok(Admitted::New { record, start_runner })
     }
 
+    /// The turn that a request repeats, if there is one.
+    pub(super) fn repeated_by(&self, request: &TurnRequest) -> Result<Option<Arc<TurnRecord>>, Fault> {
+        self.inner().find_repeat(&request.repeat, &self.id)
+    }
+
     /// The next turn to run, with the state it starts from. `None` ends the runner.
     pub(super) fn begin(&self) -> Option<(Waiting, Option<RawJson>)> {
         let mut inner = self.inner();
@@ -178,7 +183,7 @@ impl Session {
         let _ = record.begun_at_end.set(inner.begun);
         if !outcome.is_recorded() && record.repeat != Repeat::Never {
             let attempt = record.attempt.get().copied().unwrap_or(1);
-            inner.interrupted.insert(0, Interrupted { repeat: record.repeat.clone(), attempt });
+            inner.interrupted.insert(0, Interrupted { id: record.id.clone(), repeat: record.repeat.clone(), attempt });
             inner.interrupted.truncate(REMEMBERED);
         }
         if outcome.is_recorded() && self.lifetime == Lifetime::Named && record.repeat != Repeat::Never {
@@ -201,6 +206,11 @@ impl Session {
         inner.running.iter().cloned().chain(waiting).collect()
     }
 
+    /// The turn that runs now.
+    pub(super) fn running(&self) -> Option<Arc<TurnRecord>> {
+        self.inner().running.as_ref().map(|(record, _)| record.clone()).filter(|record| record.ended().is_none())
+    }
+
     /// The turn that runs or ran last, as far as this process knows.
     pub(super) fn last(&self) -> Option<Arc<TurnRecord>> {
         self.inner().last.clone()
@@ -210,6 +220,11 @@ impl Session {
     pub(super) fn turn(&self, id: &TurnId) -> Option<Arc<TurnRecord>> {
         let inner = self.inner();
         inner.live_records().chain(inner.settled.iter().rev()).find(|record| record.id == *id).cloned()
+    }
+
+    /// At which attempt this turn was cut, if it was.
+    pub(super) fn was_cut(&self, id: &TurnId) -> Option<u32> {
+        self.inner().interrupted.iter().find(|one| one.id == *id).map(|one| one.attempt)
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -259,6 +259,34 @@ async fn silence_ends_a_turn_and_signs_of_life_do_not() {
     assert_eq!(began.elapsed().as_secs(), 100 * 20 * 60 + 1800);
 }
 
+/// The machine is paused for an hour in the middle of a turn: neither its silence nor its length counts that hour.
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_no_turn() {
+    let hour = Duration::from_hours(1);
+    for (turn_timeout, silent) in
+        [(None, 25), (Some(Duration::from_mins(50)), 25), (None, 31), (Some(Duration::from_mins(40)), 25)]
+    {
+        let options = EngineOptions { turn_timeout, ..EngineOptions::default() };
+        let engine = engine(options, Echo, Arc::new(MemoryStore::default()));
+        let minutes = |minutes: u64| minutes * 60_000;
+        // Twenty minutes before the pause, and some after it; the sleep itself goes by the clock.
+        let turn = engine.submit(request("s", &format!("@sleep {}", minutes(20 + 60 + silent)))).await.unwrap().turn;
+        tokio::time::sleep(Duration::from_mins(20)).await;
+        tokio::time::advance(hour).await;
+        let outcome = turn.outcome().await;
+        let expected = match (turn_timeout, silent) {
+            (_, 31) => Some(crate::model::Limit::Silence),
+            (Some(limit), _) if limit < Duration::from_mins(45) => Some(crate::model::Limit::Turn),
+            _ => None,
+        };
+        match (&outcome.ending, expected) {
+            (Ending::Answered(_), None) => {}
+            (Ending::TimedOut { limit, .. }, Some(expected)) if *limit == expected => {}
+            other => panic!("{turn_timeout:?} {silent}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deaf_handler_is_dropped_after_the_grace() {
     let engine = echo();

@@ -2,9 +2,10 @@
 //!
 //! Owns "exactly one outcome": it can be set once, and everybody who waits gets the same.
 
+use super::signs::Signs;
 use crate::failpoint;
 use crate::handler::{InputRefused, Inputs};
-use crate::model::{CancelReason, Outcome, Repeat, SessionId, TurnId};
+use crate::model::{CancelReason, Outcome, Repeat, Seq, SessionId, TurnId};
 use crate::store::Store;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,10 @@ pub struct TurnRecord {
     delivered: AtomicBool,
     /// Told when a caller has the whole answer.
     store: Option<Arc<dyn Store>>,
+    /// Once it runs.
+    pub(super) signs: OnceLock<Arc<Signs>>,
+    /// Where its entries begin in the log, once it has any that this process wrote.
+    pub(super) accepted: OnceLock<Seq>,
     /// 1, or more when earlier attempts were cut.
     pub(super) attempt: OnceLock<u32>,
     /// How many turns of the session had begun when this one ended; tells whether another began since.
@@ -55,10 +60,18 @@ impl TurnRecord {
             outcome: SetOnce::new(),
             delivered: AtomicBool::new(is_delivered),
             store,
+            signs: OnceLock::new(),
+            accepted: OnceLock::new(),
             attempt: OnceLock::new(),
             begun_at_end: OnceLock::new(),
             ended_at: OnceLock::new(),
         })
+    }
+
+    /// Whether a request that is known so is this very one again.
+    #[must_use]
+    pub fn is_repeated_by(&self, repeat: &Repeat) -> bool {
+        *repeat != Repeat::Never && self.repeat == *repeat
     }
 
     /// Waits for the turn's outcome. Cancel-safe; any number of callers get the same.

@@ -130,6 +130,10 @@ pub trait Handler: Send + Sync + 'static {
         let _ = session;
     }
 
+    /// Called when the server is about to be paused and no turn runs: connections that the pause would break are closed
+    /// as far as that can be done; what is needed is made again for the next turn.
+    fn park(&self) {}
+
     /// Called once when the server stops, after the last turn; ends everything the handler started. What has not ended by
     /// itself after `grace` is killed; once the server's own grace is spent that is next to nothing.
     fn stop(&self, grace: Duration) -> impl Future<Output = ()> + Send {
@@ -148,6 +152,8 @@ pub trait DynHandler: Send + Sync + 'static {
     fn start(&self) -> BoxFuture<'_, Result<(), String>>;
     /// See [`Handler::session_ended`].
     fn session_ended(&self, session: &SessionId);
+    /// See [`Handler::park`].
+    fn park(&self);
     /// See [`Handler::stop`].
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }
@@ -167,6 +173,10 @@ impl<H: Handler> DynHandler for H {
 
     fn session_ended(&self, session: &SessionId) {
         Handler::session_ended(self, session);
+    }
+
+    fn park(&self) {
+        Handler::park(self);
     }
 
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()> {

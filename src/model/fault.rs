@@ -78,6 +78,8 @@ pub enum FaultCode {
     ServerFull,
     /// The server is stopping.
     Draining,
+    /// The server is about to be paused.
+    Parked,
     /// The same key came before with a different request.
     KeyConflict,
     /// The store did not take the turn.
@@ -88,7 +90,7 @@ pub enum FaultCode {
 
 impl FaultCode {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::HandlerFailed,
         Self::HandlerExited,
         Self::HandlerPanicked,
@@ -101,6 +103,7 @@ impl FaultCode {
         Self::QueueFull,
         Self::ServerFull,
         Self::Draining,
+        Self::Parked,
         Self::KeyConflict,
         Self::StoreFailed,
         Self::Internal,
@@ -122,6 +125,7 @@ impl FaultCode {
             Self::QueueFull => ("queue_full", "too many turns wait for this session", true),
             Self::ServerFull => ("server_full", "too many turns run in this server", true),
             Self::Draining => ("draining", "the server is stopping", true),
+            Self::Parked => ("parked", "the server is about to be paused", true),
             Self::KeyConflict => ("key_conflict", "the key was used before with a different request", false),
             Self::StoreFailed => ("store_failed", "the store did not take the turn", true),
             Self::Internal => ("internal", "a defect of turnhost", false),

@@ -1,6 +1,6 @@
 //! What an adapter asks of the engine: one turn.
 
-use super::{RawJson, SessionId, Work};
+use super::{RawJson, SessionId, TurnId, Work};
 use crate::redact::Secret;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,6 +8,8 @@ use std::time::Duration;
 /// One turn, as its protocol's adapter understood it.
 #[derive(Debug, Clone)]
 pub struct TurnRequest {
+    /// The turn's id, where its caller knows it already; else the engine draws one.
+    pub id: Option<TurnId>,
     /// The session it belongs to.
     pub session: SessionId,
     /// How long that session lives.
@@ -53,6 +55,7 @@ impl TurnRequest {
     #[must_use]
     pub fn new(session: SessionId, protocol: &'static str, prompt: impl Into<String>) -> Self {
         Self {
+            id: None,
             session,
             lifetime: Lifetime::Named,
             protocol,

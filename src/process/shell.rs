@@ -8,6 +8,7 @@ use super::environment::Environment;
 use super::launch::{Launch, LaunchCause, LaunchError, Running, launch};
 use super::talk::{OnExit, StdinFrom};
 use super::text::Texts;
+use crate::awake;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -163,6 +164,8 @@ impl Listening {
     {
         let mut exit = None;
         let mut last_text = Instant::now();
+        let limit = awake::at(self.deadline);
+        tokio::pin!(limit);
         loop {
             if let Some(exit) = &exit
                 && !self.stdout.is_open()
@@ -175,7 +178,7 @@ impl Listening {
                 biased;
                 grace = &mut stop => return Ended::Cut(ShellCut::Stopped, grace),
                 // A shell that has ended can no longer take too long; what it left behind is measured by its silence.
-                () = at(self.deadline), if exit.is_none() => return Ended::Cut(ShellCut::Timeout, grace),
+                () = &mut limit, if exit.is_none() => return Ended::Cut(ShellCut::Timeout, grace),
                 text = self.stdout.next(), if self.stdout.is_open() => (ShellStream::Stdout, text),
                 text = self.stderr.next(), if self.stderr.is_open() => (ShellStream::Stderr, text),
                 ended = self.child.exited(), if exit.is_none() => {
@@ -190,12 +193,11 @@ impl Listening {
             };
             let Some(text) = text else { continue };
             last_text = Instant::now();
-            let deadline = self.deadline.filter(|_| exit.is_none());
             tokio::select! {
                 biased;
                 () = output.take(stream, text) => {}
                 grace = &mut stop => return Ended::Cut(ShellCut::Stopped, grace),
-                () = at(deadline) => return Ended::Cut(ShellCut::Timeout, grace),
+                () = &mut limit, if exit.is_none() => return Ended::Cut(ShellCut::Timeout, grace),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A store that forgets when the process ends: the default until a durable one is asked for.
 //!
-//! Owns its bounds: 1,000 idle sessions, 100 settled turns and 256 KiB of events per session, 64 MiB of events in all.
+//! Owns its bounds: 1,000 idle sessions, 100 settled turns and 8 MiB of events per session, 64 MiB of events in all.
 
 use super::{Batch, Done, Interrupted, Page, Store, StoreError, StoredSession, StoredTurn};
 use crate::model::{Entry, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, What};
@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const TURNS_PER_SESSION: usize = 100;
 /// Answers kept per session, in bytes; the newest is kept whatever its size.
 const ANSWER_BYTES_PER_SESSION: usize = 64 << 20;
-/// Events kept per session, in bytes.
-const EVENT_BYTES_PER_SESSION: usize = 256 << 10;
+/// Events kept per session, in bytes: a reader that lost its connection comes back behind what its socket had held, and
+/// what two sockets hold on their way is some megabytes.
+const EVENT_BYTES_PER_SESSION: usize = 8 << 20;
 /// Events kept in all, in bytes.
 const EVENT_BYTES_IN_ALL: usize = 64 << 20;
 
@@ -148,7 +149,7 @@ impl Session {
                     self.settled_bytes += outcome.weight();
                     self.settled.push_back(StoredTurn { id, repeat, outcome: outcome.clone(), is_delivered: false });
                 } else {
-                    self.interrupted.push_front(Interrupted { repeat, attempt });
+                    self.interrupted.push_front(Interrupted { id, repeat, attempt });
                     self.interrupted.truncate(TURNS_PER_SESSION);
                 }
                 while self.settled.len() > TURNS_PER_SESSION

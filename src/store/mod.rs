@@ -75,15 +75,17 @@ pub struct StoredSession {
 /// A turn that was begun and did not end.
 #[derive(Debug, Clone)]
 pub struct Interrupted {
+    /// Its id.
+    pub id: TurnId,
     /// What makes another request its retry.
     pub repeat: Repeat,
     /// Which attempt it was.
     pub attempt: u32,
 }
 
-/// A turn that was promised before its session had time for it: it runs after a restart, too.
+/// A turn that was promised to a caller who comes back for its outcome: if it has not begun, it runs after a restart, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parked {
+pub struct Promised {
     /// Its id.
     pub turn: TurnId,
     /// Its session.
@@ -131,6 +133,17 @@ pub struct Page {
     pub entries: Vec<Arc<Entry>>,
 }
 
+/// How a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// It forgets when the process ends.
+    Memory,
+    /// What it was given outlives the process.
+    Ok,
+    /// It does not: why, in one sentence without secrets.
+    Degraded(String),
+}
+
 /// Keeps sessions.
 ///
 /// A store takes batches without blocking its caller and acknowledges each when it is kept. The engine gives it at most
@@ -152,20 +165,31 @@ pub trait Store: Send + Sync + 'static {
     /// Entries of a session after `after`, at most `max_bytes` of them (but at least one).
     fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> BoxFuture<'_, Result<Page, StoreError>>;
 
-    /// Keeps a turn that waits, until the log has its beginning or its end.
-    fn park(&self, parked: Parked) -> BoxFuture<'_, Result<(), StoreError>> {
-        let _ = parked;
+    /// Keeps a turn that waits, until the log has its beginning or its end, and that it is this session's for longer.
+    fn promise(&self, promised: Promised) -> BoxFuture<'_, Result<(), StoreError>> {
+        let _ = promised;
         Box::pin(async { Ok(()) })
     }
 
-    /// The turns that were parked when the store was opened.
-    fn parked(&self) -> BoxFuture<'_, Result<Vec<Parked>, StoreError>> {
+    /// Takes a promise back: the turn is another one, or was refused.
+    fn withdraw(&self, turn: &TurnId) {
+        let _ = turn;
+    }
+
+    /// Whose a promised turn is.
+    fn session_of(&self, turn: &TurnId) -> BoxFuture<'_, Result<Option<SessionId>, StoreError>> {
+        let _ = turn;
+        Box::pin(async { Ok(None) })
+    }
+
+    /// The turns that were promised and had not begun when the store was opened.
+    fn promised(&self) -> BoxFuture<'_, Result<Vec<Promised>, StoreError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    /// What is wrong with the store, in one sentence; `None` while it works.
-    fn trouble(&self) -> Option<String> {
-        None
+    /// How it is. Must not block: health checks ask.
+    fn health(&self) -> StoreHealth {
+        StoreHealth::Memory
     }
 
     /// Resolves when everything taken so far is kept.

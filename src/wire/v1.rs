@@ -4,10 +4,12 @@
 
 use crate::json;
 use crate::model::{Answer, Ending, Entry, Outcome, Seq, StateChange, What};
-use crate::wire::stored::write_event;
-use serde::{Deserialize, Deserializer};
+use crate::wire::record::EventRecord;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
 /// `POST /v1/sessions/:id/turns`
 #[derive(Debug, Deserialize)]
@@ -41,6 +43,17 @@ pub struct NewTurn<'a> {
     pub timeout_ms: Option<u64>,
 }
 
+/// A turn that was promised, as it is kept until it begins.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PromisedTurn<'a> {
+    /// The caller's key.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Cow<'a, str>>,
+    /// What was asked, as it came.
+    #[serde(borrow)]
+    pub body: &'a RawValue,
+}
+
 /// `POST /v1/turns/:id/input`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,27 +67,35 @@ fn even_null<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue
     <&RawValue>::deserialize(value).map(Some)
 }
 
-/// An entry of a session's log as a JSON object.
-#[must_use]
-pub fn entry(entry: &Entry) -> String {
-    let head = format!(r#""seq":{},"turn":{},"at_ms":{}"#, entry.seq.0, json::string(entry.turn.as_str()), entry.at_ms);
+/// Writes an entry of a session's log as a JSON object behind what is there.
+#[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "writing to memory cannot fail")]
+pub fn write_entry(out: &mut Vec<u8>, entry: &Entry) {
+    let memory = "writing to memory cannot fail";
+    write!(out, r#"{{"seq":{},"turn":"#, entry.seq.0).expect(memory);
+    serde_json::to_writer(&mut *out, entry.turn.as_str()).expect(memory);
+    write!(out, r#","at_ms":{}"#, entry.at_ms).expect(memory);
     match &entry.what {
         What::Accepted { attempt, request } => {
             let (protocol, prompt) = (json::string(request.protocol), json::string(&request.prompt));
-            format!(r#"{{{head},"type":"accepted","attempt":{attempt},"protocol":{protocol},"prompt":{prompt}}}"#)
+            write!(out, r#","type":"accepted","attempt":{attempt},"protocol":{protocol},"prompt":{prompt}}}"#)
+                .expect(memory);
         }
         What::Said(event) => {
-            let event = String::from_utf8_lossy(&write_event(event)).into_owned();
-            format!(r#"{{{head},"type":"event","event":{event}}}"#)
+            out.extend_from_slice(br#","type":"event","event":"#);
+            serde_json::to_writer(&mut *out, &EventRecord::from(event)).expect(memory);
+            out.push(b'}');
         }
-        What::Ended(outcome) => format!(r#"{{{head},"type":"ended",{}}}"#, outcome_members(outcome)),
+        What::Ended(outcome) => {
+            out.extend_from_slice(br#","type":"ended","#);
+            out.extend_from_slice(outcome_members(outcome).as_bytes());
+            out.push(b'}');
+        }
     }
 }
 
-/// What is no longer kept, as a JSON object.
-#[must_use]
-pub fn gap(from: Seq, to: Seq) -> String {
-    format!(r#"{{"seq":{},"type":"gap","from":{},"to":{}}}"#, to.0, from.0, to.0)
+/// Writes what is no longer kept as a JSON object behind what is there.
+pub fn write_gap(out: &mut Vec<u8>, from: Seq, to: Seq) {
+    out.extend_from_slice(format!(r#"{{"seq":{},"type":"gap","from":{},"to":{}}}"#, to.0, from.0, to.0).as_bytes());
 }
 
 /// An outcome as the members of a JSON object: `outcome` and what goes with it.

@@ -420,3 +420,53 @@ async fn sixty_times_over() {
         assert_eq!(uploaded(&place.files).len(), 3 * (round + 1));
     }
 }
+
+/// The socket is lost while an answer is due: the new one is asked again, and the request ends when its file is there.
+#[tokio::test]
+async fn a_new_socket_is_asked_again() {
+    let (server, place) = (Server::start(&["--agent", "echo"]), Place::new().await);
+    let mut client = server.connect("/?session=s").await;
+    let dir = place.path("out");
+    execute(&mut client, &format!("echo one > {dir}/a; echo two > {dir}/b"), std::slice::from_ref(&dir), json!({}))
+        .await;
+    let asked = [next_request(&mut client).await, next_request(&mut client).await];
+    // One of them is answered before the socket is lost.
+    client.send(&answer(&place.files, "files", &asked[0])).await;
+    eventually("the first upload", || (uploaded(&place.files).len() == 1).then_some(())).await;
+    drop(client);
+    for _ in 0..2 {
+        let mut client = server.connect("/?session=s&after=0").await;
+        assert_eq!(next_request(&mut client).await, asked[1]);
+    }
+    let mut client = server.connect("/?session=s&after=0").await;
+    let frames = with_uploads(&mut client, &place.files, "files").await;
+    assert_eq!(announced(&frames), [asked[1]["filepath"].as_str().unwrap()]);
+    let terminal = &frames.last().unwrap().1;
+    assert_eq!(
+        (&terminal["message_type"], terminal.get("artifact_failures")),
+        (&json!("command_execution_result_message"), None)
+    );
+    assert_eq!(uploaded(&place.files).len(), 2);
+}
+
+/// The same when nothing runs any more; the end of the session waits for the answer.
+#[tokio::test]
+async fn a_new_socket_is_asked_again_and_ends_the_session() {
+    let (server, place) = (Server::start(&["--agent", "echo"]), Place::new().await);
+    let mut client = server.connect("/?session=s").await;
+    let dir = place.path("out");
+    execute(&mut client, "echo begun", std::slice::from_ref(&dir), json!({})).await;
+    let frames = with_uploads(&mut client, &place.files, "files").await;
+    let seq = frames.last().unwrap().1["seq"].as_u64().unwrap();
+    std::fs::write(format!("{dir}/late"), "late").unwrap();
+    let asked = next_request(&mut client).await;
+    drop(client);
+    let mut client = server.connect(&format!("/?session=s&after={seq}")).await;
+    assert_eq!(next_request(&mut client).await, asked);
+    client.send(&json!({"message_type": "end_session_message"})).await;
+    assert_eq!(client.said().await, Vec::<Value>::new(), "the file is waited for");
+    client.send(&answer(&place.files, "files", &asked)).await;
+    let confirm = client.next().await.unwrap();
+    assert_eq!(confirm, json!({"message_type": "end_session_confirm_message"}));
+    assert_eq!(uploaded(&place.files), [(format!("{dir}/late"), "late".to_owned())]);
+}

@@ -1,7 +1,7 @@
 //! The server is killed at every named point of a turn, and nothing is lost or done twice.
 
 use crate::support::{PATIENCE, Server};
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::Message;
 
 /// Where the server kills itself, as `POINT:N`: at the N-th time. A first turn comes before the one that is cut, so the
 /// points that a turn passes once are numbered 1 and 2.
@@ -34,6 +35,7 @@ const POINTS: [(&str, &[u32]); 15] = [
 #[derive(Clone, Copy)]
 enum Host {
     Dari,
+    RuntimeUse,
     V1,
 }
 
@@ -41,12 +43,13 @@ impl Host {
     fn session(self) -> &'static str {
         match self {
             Self::Dari => "dari:s",
-            Self::V1 => "s",
+            Self::RuntimeUse | Self::V1 => "s",
         }
     }
 
     async fn ask(self, server: &Server, key: &str, prompt: &str) -> Option<String> {
         let request = match self {
+            Self::RuntimeUse => return query(server, key, prompt).await,
             Self::Dari => {
                 let body = json!({"input": prompt, "session_id": "s", "message_id": key, "state": null});
                 server.request(Method::POST, "/runtime/advance").body(body.to_string())
@@ -62,6 +65,27 @@ impl Host {
         assert_eq!(status, 200, "{body}");
         Some(body)
     }
+}
+
+/// A query of a named session with a key, on a socket of its own: what its terminal says.
+async fn query(server: &Server, key: &str, prompt: &str) -> Option<String> {
+    let asking = async {
+        let url = format!("ws://{}/?session=s&turn={key}", server.address());
+        let tcp = tokio::net::TcpStream::connect(server.address()).await.ok()?;
+        let (mut socket, _) = tokio_tungstenite::client_async(url, tcp).await.ok()?;
+        let message = json!({"message_type": "invocation_message", "user_prompt": prompt, "secrets_to_redact": []});
+        socket.send(Message::text(message.to_string())).await.ok()?;
+        loop {
+            let Message::Text(frame) = socket.next().await?.ok()? else { continue };
+            let mut frame: Value = serde_json::from_str(&frame).unwrap();
+            if frame["message_type"] == "result_message" {
+                frame.as_object_mut().unwrap().remove("seq");
+                return Some(frame.to_string());
+            }
+            assert_ne!(frame["message_type"], "error_message", "{frame}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("in time")
 }
 
 /// Notes every event that a reader was shown, by its number, for as long as the server lives.
@@ -185,16 +209,22 @@ async fn case(host: Host, point: &str) -> bool {
         *attempt += 1;
         assert_eq!(event["attempt"], *attempt, "{point}: {events:#?}");
     }
-    if matches!(host, Host::V1) {
-        let third = host.ask(&server, "c", "third").await.unwrap();
-        let state = &serde_json::from_str::<Value>(&third).unwrap()["state"];
-        assert_eq!(state["turn"], 3, "{point}: no turn counts twice");
+    if !matches!(host, Host::Dari) {
+        // Its own state is that of the turns before.
+        let third = host.ask(&server, "c", "@show").await.unwrap();
+        let third: Value = serde_json::from_str(&third).unwrap();
+        let shown = third.get("structured_output").or(third.pointer("/data/structured_output")).unwrap_or(&Value::Null);
+        assert_eq!(shown["state"]["turn"], 2, "{point}: no turn counts twice: {third}");
     }
     died
 }
 
 async fn matrix(host: Host) {
     for (point, times) in POINTS {
+        // A RuntimeUse client does not say that it has an answer.
+        if matches!(host, Host::RuntimeUse) && point == "answer-delivered" {
+            continue;
+        }
         let mut died = 0;
         for n in times {
             died += u32::from(case(host, &format!("{point}:{n}")).await);
@@ -209,6 +239,102 @@ async fn dari_through_every_point() {
 }
 
 #[tokio::test]
+async fn runtimeuse_through_every_point() {
+    matrix(Host::RuntimeUse).await;
+}
+
+#[tokio::test]
 async fn v1_through_every_point() {
     matrix(Host::V1).await;
+}
+
+/// What was answered with 202 is run, by this server or the next one, and once; what was cut waits for its retry.
+#[tokio::test]
+async fn what_was_promised_is_kept() {
+    for point in
+        ["promise-stored:2", "turn-admitted:2", "turn-accepted:2", "turn-stored:2", "answer-made:2", "answer-made:3"]
+    {
+        let folder = TempDir::new().unwrap();
+        let mut server = start(folder.path(), Some(point)).unwrap();
+        let mut promised = BTreeMap::new();
+        for n in 1..=3 {
+            let request = server.request(Method::POST, "/v1/sessions/s/turns").header("idempotency-key", n.to_string());
+            let Ok(answer) = request.body(json!({"prompt": format!("turn {n}")}).to_string()).send().await else {
+                break;
+            };
+            assert_eq!(answer.status(), 202);
+            let Ok(body) = answer.text().await else { break };
+            let told: Value = serde_json::from_str(&body).unwrap();
+            promised.insert(n, told["turn"].as_str().unwrap().to_owned());
+        }
+        server.exited().await;
+        assert!(!promised.is_empty(), "{point}");
+
+        let server = start(folder.path(), None).unwrap();
+        for (n, turn) in &promised {
+            let path = format!("/v1/turns/{turn}");
+            let told = async {
+                loop {
+                    let told = server.get(&path).await.json();
+                    if told["status"] != "running" {
+                        return told;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            };
+            let told = tokio::time::timeout(PATIENCE, told).await.expect("an end");
+            if told["status"] == "interrupted" {
+                let request = server.request(Method::POST, "/v1/sessions/s/turns?wait=20");
+                let body = json!({"prompt": format!("turn {n}")}).to_string();
+                let retry = request.header("idempotency-key", n.to_string()).body(body).send().await.unwrap();
+                assert_eq!(retry.status(), 200, "{point}");
+            } else {
+                assert_eq!((&told["status"], &told["text"]), (&json!("ended"), &json!(format!("turn {n}"))), "{point}");
+            }
+        }
+        let events = all_events(&server, "s").await;
+        for n in promised.keys() {
+            let prompt = json!(format!("turn {n}"));
+            let ends = events.iter().filter(|event| event["type"] == "ended" && event["text"] == prompt).count();
+            assert_eq!(ends, 1, "{point}: turn {n} has one outcome: {events:#?}");
+        }
+    }
+}
+
+/// Turns that wait when the server is asked to stop, or is killed, begin after its next start; one with an environment,
+/// which is not kept, does not.
+#[tokio::test]
+async fn what_waits_begins_later() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let folder = TempDir::new().unwrap();
+        let mut command = crate::support::server_command(&["--agent", "echo", "--port", "0", "--grace", "100ms"]);
+        command.args(["--data-dir", folder.path().to_str().unwrap()]);
+        let mut server = Server::spawn(command);
+        let begin = async |body: Value| {
+            let request = server.request(Method::POST, "/v1/sessions/s/turns").body(body.to_string());
+            let told: Value = serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap();
+            told["turn"].as_str().unwrap().to_owned()
+        };
+        let runs = begin(json!({"prompt": "@sleep 60000"})).await;
+        server.busy().await;
+        let waits = begin(json!({"prompt": "later"})).await;
+        let secret = begin(json!({"prompt": "never", "env": {"A": "b"}})).await;
+        server.signal(signal);
+        server.exited().await;
+
+        let server = start(folder.path(), None).unwrap();
+        let told = async {
+            loop {
+                let told = server.get(&format!("/v1/turns/{waits}")).await;
+                if told.status == 200 && told.json()["status"] == "ended" {
+                    return told.json();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let told = tokio::time::timeout(PATIENCE, told).await.expect("it runs");
+        assert_eq!(told["text"], "later", "{signal}");
+        assert_eq!(server.get(&format!("/v1/turns/{runs}")).await.json()["status"], "interrupted", "{signal}");
+        assert_eq!(server.get(&format!("/v1/turns/{secret}")).await.status, 404, "{signal}");
+    }
 }

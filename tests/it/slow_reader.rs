@@ -4,8 +4,6 @@
 use crate::support::raw_ws::{Frame, RawWs};
 use crate::support::{PATIENCE, Server, WsClient, eventually, proc};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The most the server may grow over idle: 16 MiB.
@@ -38,36 +36,6 @@ fn in_spill_files(server: &Server) -> u64 {
     deleted.filter_map(|path| std::fs::metadata(path).ok()).filter(|file| file.is_file()).map(|file| file.len()).sum()
 }
 
-/// Notes the most private memory that a process has, until it is stopped.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    most_kib: Arc<AtomicU64>,
-}
-
-impl Watch {
-    fn start(pid: u32) -> Self {
-        let watch = Self { stop: Arc::default(), most_kib: Arc::default() };
-        let (stop, most) = (watch.stop.clone(), watch.most_kib.clone());
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                most.fetch_max(proc::private_kib(pid), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        watch
-    }
-
-    fn most_kib(&self) -> u64 {
-        self.most_kib.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 #[tokio::test]
 async fn a_client_that_stops_reading_costs_little_and_loses_nothing() {
     // The full million is measured with an optimised build; this much is beyond every buffer between the two.
@@ -77,7 +45,7 @@ async fn a_client_that_stops_reading_costs_little_and_loses_nothing() {
     other.query("warm").await;
     other.next().await.expect("an answer");
     let idle = proc::private_kib(server.pid());
-    let watch = Watch::start(server.pid());
+    let watch = proc::Watch::start(server.pid());
     let mut client = RawWs::connect(server.address(), "/").await;
     client.send(&stream(count, 0)).await;
     assert!(client.text().await.contains("\"message 1\""));
@@ -115,7 +83,7 @@ async fn the_size_of_messages_does_not_matter() {
         let server = Server::start(&["--agent", "echo", "--heartbeat", "10m"]);
         let mut client = RawWs::connect(server.address(), "/").await;
         let idle = proc::private_kib(server.pid());
-        let watch = Watch::start(server.pid());
+        let watch = proc::Watch::start(server.pid());
         client.send(&stream(count, size)).await;
         assert!(client.text().await.contains("message 1"));
         server.idle().await;

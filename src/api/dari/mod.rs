@@ -286,6 +286,7 @@ fn not_taken(fault: &Fault) -> HttpResponse {
     let detail = match fault.code {
         FaultCode::QueueFull | FaultCode::ServerFull => "turn queue is full",
         FaultCode::Draining => "shutting down",
+        FaultCode::Parked => "not ready",
         _ => "internal error",
     };
     problem::detail(problem::status(fault.code), detail)

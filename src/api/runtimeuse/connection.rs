@@ -7,16 +7,18 @@
 //! disconnect is seen while the writer is held up by a slow peer.
 
 use super::frames::{self, Context};
-use super::inspect::Seen;
 use super::read::{self, Extras, Incoming, Refusal, Request};
 use super::writer::{InFlight, Order, Running, Writer};
 use crate::api::Runtime;
 use crate::api::hangup::Hangup;
+use crate::api::websocket::{Heard, Messages};
 use crate::artifact::handout::Handout;
-use crate::model::{CancelReason, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TurnRequest};
+use crate::model::{
+    CancelReason, Conflict, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TurnRequest,
+};
 use crate::redact::Secret;
 use actix_web::web;
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session};
+use actix_ws::{AggregatedMessage, Session};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +37,10 @@ pub struct Connection {
     pub runtime: web::Data<Runtime>,
     pub session: SessionId,
     pub lifetime: Lifetime,
-    pub seen: Seen,
+    /// Whether requests go on with the session's state; otherwise each begins anew.
+    pub is_going_on: bool,
+    /// The key of the one request that this connection makes, however often.
+    pub key: Option<String>,
     pub hangup: Option<Hangup>,
     /// Where a client that lost its connection wants to go on, and what it had opted in to.
     pub goes_on: Option<(Seq, Extras)>,
@@ -43,7 +48,7 @@ pub struct Connection {
 
 impl Connection {
     /// Serves the connection to its end.
-    pub async fn serve(self, socket: Session, mut messages: AggregatedMessageStream) {
+    pub async fn serve(self, socket: Session, mut messages: Messages) {
         let (orders, taken) = mpsc::channel(ASIDES);
         let in_flight = InFlight::default();
         let writer = Writer::new(&self, in_flight.clone(), socket);
@@ -81,31 +86,38 @@ impl Reader<'_> {
     async fn go_on(&self) {
         let connection = self.connection;
         let Some((after, extras)) = &connection.goes_on else { return };
-        let Some((turn, follower)) = connection.runtime.engine.go_on(&connection.session, *after).await else { return };
+        let gone_on = connection.runtime.engine.go_on(&connection.session, *after).await;
+        // Its files are announced to whoever listens, those first that nobody has answered for.
+        let handout = self.handout();
+        let Some((turn, follower)) = gone_on else {
+            if let Some(handout) = handout {
+                let _ = self.order(Order::Files(handout)).await;
+            }
+            return;
+        };
         let context = Context { extras: extras.clone(), is_named: true };
         *self.in_flight.borrow_mut() = Some((turn.clone(), context.clone()));
         let running = Running { turn, follower, context, began: Instant::now(), before: None };
-        // Its files are announced to whoever listens.
-        let handout = self.handout();
         let _ = self.order(Order::Request(running, handout)).await;
     }
 
-    async fn read(self, messages: &mut AggregatedMessageStream) {
+    async fn read(self, messages: &mut Messages) {
         loop {
-            let Some(next) = self.next(messages).await else {
-                tracing::info!(session = %self.connection.session, "the peer gave no sign of life and was cut");
-                self.hang_up();
-                break;
-            };
-            let handled = match next {
-                Some(Ok(AggregatedMessage::Text(text))) => self.message(&text).await,
-                Some(Ok(AggregatedMessage::Binary(bytes))) => self.message(&String::from_utf8_lossy(&bytes)).await,
-                Some(Ok(AggregatedMessage::Ping(bytes))) => self.order(Order::Pong(bytes)).await,
-                Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
-                end => {
-                    if let Some(close) = self.last_order(end) {
-                        let _ = self.order(close).await;
-                    }
+            let handled = match messages.next().await {
+                Heard::Message(AggregatedMessage::Text(text)) => self.message(&text).await,
+                Heard::Message(AggregatedMessage::Binary(bytes)) => {
+                    self.message(&String::from_utf8_lossy(&bytes)).await
+                }
+                Heard::Message(AggregatedMessage::Ping(bytes)) => self.order(Order::Pong(bytes)).await,
+                Heard::Message(_) => Ok(()),
+                Heard::Closing(reason) => {
+                    let _ = self.order(Order::Close(reason)).await;
+                    break;
+                }
+                Heard::Gone => break,
+                Heard::Silence => {
+                    tracing::info!(session = %self.connection.session, "the peer gave no sign of life and was cut");
+                    self.hang_up();
                     break;
                 }
             };
@@ -116,34 +128,6 @@ impl Reader<'_> {
             }
         }
         self.gone();
-    }
-
-    /// The close frame that the end of the messages is answered with; none if the connection is simply gone.
-    fn last_order(&self, end: Option<Result<AggregatedMessage, ProtocolError>>) -> Option<Order> {
-        let reason = match end {
-            Some(Ok(AggregatedMessage::Close(None))) => return Some(Order::Close(None)),
-            Some(Ok(AggregatedMessage::Close(Some(reason)))) => Some(reason.code.into()),
-            Some(Err(error)) => close_reason(&error),
-            _ => self.connection.seen.wrong().map(CloseReason::from),
-        };
-        reason.map(|reason| Order::Close(Some(reason)))
-    }
-
-    /// The next message; `None` in the second place at the end of the stream, in the first when the peer is dead.
-    async fn next(
-        &self,
-        messages: &mut AggregatedMessageStream,
-    ) -> Option<Option<Result<AggregatedMessage, ProtocolError>>> {
-        let Some(silence) = self.connection.runtime.limits.dead_after else { return Some(messages.recv().await) };
-        // Bytes move the end of silence without waking anybody: the timer looks again when it fires.
-        loop {
-            let dead_at = self.connection.seen.last() + silence;
-            match tokio::time::timeout_at(dead_at, messages.recv()).await {
-                Ok(next) => return Some(next),
-                Err(_) if self.connection.seen.last() + silence > Instant::now() => {}
-                Err(_) => return None,
-            }
-        }
     }
 
     /// Losing a plain connection cancels its request; losing a named session's does not.
@@ -171,7 +155,7 @@ impl Reader<'_> {
     async fn message(&self, text: &str) -> Result<(), Flooded> {
         match read::read(text, &self.connection.runtime.limits.requests) {
             Err(refusal) => self.refuse(&refusal).await,
-            Ok(Incoming::Request(request)) => self.begin(*request).await,
+            Ok(Incoming::Request(request)) => self.begin(*request, text).await,
             Ok(Incoming::Cancel { request_id }) => {
                 if let Some((turn, context)) = &*self.in_flight.borrow()
                     && (request_id.is_none() || request_id == context.extras.request_id)
@@ -251,8 +235,18 @@ impl Reader<'_> {
         if notices { self.order(Order::Frame(frames::refusal_notice(refusal))).await } else { Ok(()) }
     }
 
-    async fn begin(&self, request: Request) -> Result<(), Flooded> {
-        if self.in_flight.borrow().is_some() {
+    async fn begin(&self, request: Request, text: &str) -> Result<(), Flooded> {
+        let repeat = self.connection.key.as_ref().map_or(Repeat::Never, |key| Repeat::ById {
+            id: key.clone(),
+            body: read::fingerprint(text),
+            conflict: Conflict::Refuse,
+        });
+        let running = self.in_flight.borrow().as_ref().map(|(turn, _)| turn.clone());
+        if let Some(turn) = running {
+            if turn.is_repeated_by(&repeat) {
+                // A client that lost its socket is attached already.
+                return Ok(());
+            }
             return self.order(Order::Frame(frames::in_flight(request.extras.request_id.as_deref()))).await;
         }
         let connection = self.connection;
@@ -261,7 +255,7 @@ impl Reader<'_> {
         let watches = request.work.watch.as_ref().is_some_and(|watch| !watch.directories.is_empty());
         let began = Instant::now();
         let engine = &connection.runtime.engine;
-        match engine.submit_and_follow(turn_request(request, connection)).await {
+        match engine.submit_and_follow(turn_request(request, repeat, connection)).await {
             Ok((ticket, follower)) => {
                 *self.in_flight.borrow_mut() = Some((ticket.turn.clone(), context.clone()));
                 let handout = if watches { engine.open_handout(&connection.session) } else { None };
@@ -276,7 +270,7 @@ impl Reader<'_> {
     }
 }
 
-fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
+fn turn_request(request: Request, repeat: Repeat, connection: &Connection) -> TurnRequest {
     let named = connection.lifetime == Lifetime::Named;
     let work = &request.work;
     let is_plain = work.downloads.is_empty()
@@ -286,7 +280,7 @@ fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
         && work.watch.is_none();
     TurnRequest {
         lifetime: connection.lifetime,
-        repeat: Repeat::Never,
+        repeat,
         source_id: request.source_id,
         system_prompt: request.system_prompt,
         model: request.model,
@@ -298,18 +292,8 @@ fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
         timeout: request.extras.timeout,
         on_drain: if named { OnDrain::Grace } else { OnDrain::Cancel },
         // A plain query is independent of the one before; a named session's goes on where that left off.
-        state: if named { StateIn::Stored } else { StateIn::Given(None) },
+        state: if connection.is_going_on { StateIn::Stored } else { StateIn::Given(None) },
         work: (!is_plain).then(|| Box::new(request.work)),
         ..TurnRequest::new(connection.session.clone(), "runtimeuse", request.user_prompt)
-    }
-}
-
-/// The close code that says what was wrong with a frame. A connection that is simply gone has none.
-fn close_reason(error: &ProtocolError) -> Option<CloseReason> {
-    match error {
-        ProtocolError::Overflow => Some(CloseCode::Size.into()),
-        ProtocolError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => Some(CloseCode::Invalid.into()),
-        ProtocolError::Io(_) => None,
-        _ => Some(CloseCode::Protocol.into()),
     }
 }

@@ -5,6 +5,7 @@
 use super::read::{Extras, Refusal};
 use super::results;
 use crate::artifact::handout::Announcement;
+use crate::failpoint;
 use crate::json::{self, as_raw};
 use crate::model::{
     Answer, ArtifactFailure, CommandEnd, Ending, Event, Fault, FaultCode, Limit, Outcome, RawJson, Seq,
@@ -34,6 +35,12 @@ pub struct Context {
 }
 
 impl Context {
+    /// What a client goes on behind is the last frame of an entry: only that one tells its number, where there are
+    /// several and a lost socket could come between them.
+    fn seq_before_more(&self, seq: Seq, more: bool) -> Option<u64> {
+        if self.is_named && more { None } else { self.seq(seq) }
+    }
+
     fn seq(&self, seq: Seq) -> Option<u64> {
         (self.is_named || self.extras.request_id.is_some()).then_some(seq.0)
     }
@@ -41,13 +48,13 @@ impl Context {
     /// The frames of one event, in order. Most events have one, or none for a client that did not opt in.
     pub fn event(&self, seq: Seq, event: &Event, out: &mut Vec<String>) {
         let request_id = self.extras.request_id.as_deref();
-        let shown = self.seq(seq);
+        let shown = self.seq_before_more(seq, self.extras.events);
         match event {
             Event::Text { parts, .. } => {
                 out.push(write(&ServerMessage::AssistantMessage { text_blocks: parts, request_id, seq: shown }));
             }
             Event::CommandOutput { stream, text, command } => {
-                self.output(stream_word(*stream), text, command, shown, out);
+                self.output(stream_word(*stream), text, command, seq, self.extras.events, out);
             }
             Event::Warning { text, field } if self.extras.notices => out.push(write(&ServerMessage::NoticeMessage {
                 level: "warning",
@@ -64,16 +71,17 @@ impl Context {
         }
     }
 
-    /// Output as one frame; as more where one would be too long for the client.
-    fn output(&self, stream: &str, text: &str, command: &str, seq: Option<u64>, out: &mut Vec<String>) {
+    /// Output as one frame; as more where one would be too long for the client. `more` frames of its entry follow.
+    fn output(&self, stream: &str, text: &str, command: &str, seq: Seq, more: bool, out: &mut Vec<String>) {
         let request_id = self.extras.request_id.as_deref();
-        let frame = write(&ServerMessage::CommandOutputMessage { stream, text, command, request_id, seq });
+        let shown = self.seq_before_more(seq, more);
+        let frame = write(&ServerMessage::CommandOutputMessage { stream, text, command, request_id, seq: shown });
         let half = text.floor_char_boundary(text.len() / 2);
         if frame.len() <= self.extras.max_frame_bytes || half == 0 {
             out.push(frame);
         } else {
-            self.output(stream, &text[..half], command, seq, out);
-            self.output(stream, &text[half..], command, seq, out);
+            self.output(stream, &text[..half], command, seq, true, out);
+            self.output(stream, &text[half..], command, seq, more, out);
         }
     }
 
@@ -89,6 +97,7 @@ impl Context {
 
     /// The one terminal of a request.
     pub fn terminal(&self, seq: Seq, outcome: &Outcome) -> String {
+        failpoint::reach("answer-made");
         match &outcome.ending {
             Ending::Answered(Answer::Text(text)) => self.result(seq, outcome, ResultData::Text { text }),
             Ending::Answered(Answer::Structured(value)) if json::is_object(value.as_str()) => {

@@ -1,38 +1,22 @@
 //! The RuntimeUse WebSocket protocol: the adapter between its messages and turns.
 //!
-//! Owns the upgrade and what a URL may say. Bytes are looked at in `inspect`, messages read in `read` and `fields`, written
-//! in `frames` and `results`, and moved in `connection` and `writer`.
+//! Owns what a URL may say. Messages are read in `read` and `fields`, written in `frames` and `results`, and moved in
+//! `connection` and `writer`.
 
 mod connection;
 mod fields;
 mod frames;
-mod inspect;
 mod read;
 mod results;
 mod writer;
 
-use super::Runtime;
+use super::{Runtime, problem, websocket};
 use crate::engine;
 use crate::model::{Lifetime, Seq, SessionId};
-use actix_web::dev::Payload;
-use actix_web::http::header;
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
 use connection::Connection;
-use inspect::{Inspected, Seen};
-
-pub use inspect::Room;
-
-/// Whether a request asks to become a WebSocket.
-pub fn is_upgrade(request: &HttpRequest) -> bool {
-    let has = |name, word: &str| {
-        request
-            .headers()
-            .get_all(name)
-            .filter_map(|value| value.to_str().ok())
-            .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
-    };
-    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
-}
+use std::collections::HashMap;
 
 /// What a plain HTTP request to the channel gets.
 pub fn upgrade_required() -> HttpResponse {
@@ -45,36 +29,33 @@ pub fn upgrade_required() -> HttpResponse {
 
 /// Turns a request into a WebSocket and serves it.
 pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data<Runtime>) -> HttpResponse {
-    let (session, lifetime) = match named_session(request) {
-        Ok(Some(id)) => (id, Lifetime::Named),
-        Ok(None) => (engine::draw_connection_session(), Lifetime::Connection),
-        Err(answer) => return answer,
+    let url = match Url::read(request) {
+        Ok(url) => url,
+        Err(text) => return problem::error(StatusCode::BAD_REQUEST, &text),
     };
-    let goes_on = match goes_on(request, lifetime) {
-        Ok(goes_on) => goes_on,
-        Err(answer) => return answer,
-    };
-    if runtime.engine.is_draining() {
-        return HttpResponse::ServiceUnavailable()
-            .insert_header((header::RETRY_AFTER, "1"))
-            .json(serde_json::json!({"error": "shutting down"}));
+    // Who comes back to a turn that runs is let in as long as it runs.
+    let comes_back = url.goes_on.is_some() && !runtime.engine.is_draining();
+    if let Err(fault) = runtime.engine.takes_turns()
+        && !comes_back
+    {
+        return problem::error(problem::status(fault.code), &fault.message);
     }
-    let offered = first_subprotocol(request);
-    let protocols: Vec<&str> = offered.iter().map(String::as_str).collect();
-    let limit = runtime.limits.max_message_bytes;
-    let seen = Seen::new();
-    let inspected = Inspected::new(payload.into_inner(), limit, runtime.room.clone(), seen.clone());
-    let mut inspected: Payload = Payload::Stream { payload: Box::pin(inspected) };
-    // The only way from a stream to the type that the library takes; it does nothing else.
-    let payload = web::Payload::from_request(request, &mut inspected).into_inner();
-    let handled = payload.and_then(|payload| actix_ws::handle_with_protocols(request, payload, &protocols));
-    let (response, socket, messages) = match handled {
-        Ok(parts) => parts,
-        Err(error) => return error.error_response(),
+    let upgraded = websocket::upgrade(request, payload, runtime, runtime.limits.max_message_bytes);
+    let websocket::Upgraded { response, socket, messages } = match upgraded {
+        Ok(upgraded) => upgraded,
+        Err(answer) => return answer,
     };
-    let messages = messages.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
     let hangup = request.conn_data::<super::hangup::Hangup>().cloned();
-    let connection = Connection { runtime: runtime.clone(), session, lifetime, seen, hangup, goes_on };
+    let Url { session, key, goes_on } = url;
+    let is_going_on = session.is_some();
+    let (session, lifetime) = match (session, &key) {
+        (Some(session), _) => (session, Lifetime::Named),
+        // A request that can be asked again is found again: its session has the name of its key.
+        (None, Some(key)) => (SessionId::scoped("turn", key), Lifetime::Named),
+        (None, None) => (engine::draw_connection_session(), Lifetime::Connection),
+    };
+    let runtime = runtime.clone();
+    let connection = Connection { runtime, session, lifetime, is_going_on, key, hangup, goes_on };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
     response
@@ -91,33 +72,41 @@ pub fn fuzz_message(text: &str) {
     }
 }
 
-/// `?session=ID&after=SEQ`, and with `&extensions=events,notices` what the lost connection had opted in to.
-fn goes_on(request: &HttpRequest, lifetime: Lifetime) -> Result<Option<(Seq, read::Extras)>, HttpResponse> {
-    let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
-    let Ok(query) = query else { return Ok(None) };
-    let Some(after) = query.get("after").map(|after| after.parse::<u64>()) else { return Ok(None) };
-    let refused = |text: &str| HttpResponse::BadRequest().json(serde_json::json!({"error": text}));
-    let after = after.map_err(|_| refused("after: expected the seq of a frame"))?;
-    if lifetime == Lifetime::Connection {
-        return Err(refused("after: only a session with a name can be gone on with: ?session=ID&after=SEQ"));
+/// What a URL says.
+struct Url {
+    /// `?session=ID`
+    session: Option<SessionId>,
+    /// `?turn=KEY`: the key of the connection's request.
+    key: Option<String>,
+    /// `?after=SEQ`, and with `&extensions=events,notices` what the lost connection had opted in to.
+    goes_on: Option<(Seq, read::Extras)>,
+}
+
+impl Url {
+    fn read(request: &HttpRequest) -> Result<Self, String> {
+        let query = web::Query::<HashMap<String, String>>::from_query(request.query_string());
+        let query = query.map(web::Query::into_inner).unwrap_or_default();
+        let session = query.get("session").map(|id| SessionId::new(id)).transpose();
+        let session = session.map_err(|error| format!("session: {error}"))?;
+        let key = query.get("turn").cloned();
+        if let Some(key) = &key {
+            // The rules of ids are those of keys.
+            SessionId::new(key)
+                .map_err(|_| "turn: expected 1 to 256 characters without control characters".to_owned())?;
+        }
+        let goes_on = match query.get("after").map(|after| after.parse::<u64>()) {
+            None => None,
+            Some(Err(_)) => return Err("after: expected the seq of a frame".to_owned()),
+            Some(Ok(_)) if session.is_none() && key.is_none() => {
+                return Err("after: only a session with a name can be gone on with: ?session=ID&after=SEQ".to_owned());
+            }
+            Some(Ok(after)) => {
+                let extensions = query.get("extensions").map(String::as_str).unwrap_or_default();
+                let wants = |word: &str| extensions.split(',').any(|one| one == word);
+                let (notices, events) = (wants("notices"), wants("events"));
+                Some((Seq(after), read::Extras { notices, events, ..read::Extras::default() }))
+            }
+        };
+        Ok(Self { session, key, goes_on })
     }
-    let extensions = query.get("extensions").map(String::as_str).unwrap_or_default();
-    let wants = |word: &str| extensions.split(',').any(|one| one == word);
-    let extras = read::Extras { notices: wants("notices"), events: wants("events"), ..read::Extras::default() };
-    Ok(Some((Seq(after), extras)))
-}
-
-/// `?session=ID`
-fn named_session(request: &HttpRequest) -> Result<Option<SessionId>, HttpResponse> {
-    let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
-    let id = query.ok().and_then(|mut query| query.remove("session"));
-    id.map(|id| SessionId::new(&id))
-        .transpose()
-        .map_err(|error| HttpResponse::BadRequest().json(serde_json::json!({"error": format!("session: {error}")})))
-}
-
-/// The peer echoes the first subprotocol it is offered, whatever it is.
-fn first_subprotocol(request: &HttpRequest) -> Option<String> {
-    let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    offered.split(',').map(str::trim).find(|word| !word.is_empty()).map(str::to_owned)
 }

@@ -5,7 +5,7 @@
 use super::fields::{Fields, Wrong, at_most, kind, wrong};
 use crate::api::RequestLimits;
 use crate::json;
-use crate::model::{Command, Download, RawJson, Watch, Work};
+use crate::model::{Command, Download, Fingerprint, RawJson, Watch, Work};
 use crate::redact::Secret;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -115,6 +115,15 @@ pub fn read(text: &str, limits: &RequestLimits) -> Result<Incoming, Refusal> {
         "artifact_upload_response_message" => artifact_answer(&fields).map_err(|wrong| refusal(wrong, false)),
         _ => Err(named(None, "message_type", "unknown message type")),
     }
+}
+
+/// What makes a request the same as another: everything in it but the name that it has on its connection.
+pub fn fingerprint(text: &str) -> Fingerprint {
+    let mut message = json::value(text);
+    if let Value::Object(fields) = &mut message {
+        fields.remove("request_id");
+    }
+    json::FingerprintBuilder::new().json(&message.to_string()).finish()
 }
 
 fn input(fields: &Fields<'_>) -> Result<Incoming, Wrong> {

@@ -35,6 +35,8 @@ pub enum Order {
     Frame(String),
     Pong(Bytes),
     Request(Running, Option<Arc<Handout>>),
+    /// Announces the session's files from now on.
+    Files(Arc<Handout>),
     EndSession,
     Close(Option<CloseReason>),
 }
@@ -136,13 +138,12 @@ impl Writer {
                 heartbeat.reset();
                 self.cut_at = self.ending.map(|began| (Instant::now() + LAST_WORK).min(began + DRAIN));
                 self.current = Some(running);
-                if let Some(handout) = handout
-                    && self.handout.is_none()
-                {
-                    self.announcements = Some(handout.announcements());
-                    self.handout = Some(handout);
+                if let Some(handout) = handout {
+                    self.hand_out(handout);
                 }
+                return self.tell_if_over().await;
             }
+            Order::Files(handout) => self.hand_out(handout),
             Order::EndSession => {
                 if self.ending.is_none() {
                     self.ending = Some(Instant::now());
@@ -158,11 +159,28 @@ impl Writer {
         Ok(Next::GoOn)
     }
 
+    fn hand_out(&mut self, handout: Arc<Handout>) {
+        if self.handout.is_none() {
+            self.announcements = Some(handout.announcements());
+            self.handout = Some(handout);
+        }
+    }
+
+    /// A turn that is over, and whose entries are not in the log any more, tells its outcome at once.
+    async fn tell_if_over(&mut self) -> Result<Next, Closed> {
+        let is_over = |running: &&Running| running.turn.ended().is_some() && running.follower.is_at_end();
+        if self.current.as_ref().is_some_and(|running| is_over(&running)) {
+            self.say(Vec::new()).await
+        } else {
+            Ok(Next::GoOn)
+        }
+    }
+
     /// Sends what the turn said; its end makes the connection ready for the next request.
     async fn say(&mut self, followed: Vec<Followed>) -> Result<Next, Closed> {
         let Some(running) = &mut self.current else { return Ok(Next::GoOn) };
         let mut frames = std::mem::take(&mut self.frames);
-        let (mut ended, mut gone) = (false, Seq(0));
+        let (mut ended, mut gone) = (false, running.follower.after());
         for item in followed {
             let entry = match item {
                 Followed::Entry(entry) => entry,

@@ -286,6 +286,11 @@ impl Book {
         self.refresh(key);
     }
 
+    /// A reader came who may answer: it gets the whole time for that.
+    pub(super) fn reader_came(&mut self, now: Instant) {
+        self.last_answer = Some(now);
+    }
+
     /// An answer came: which file beneath which directory, in which version, is to be sent.
     pub(super) fn answer(&mut self, shown: &str, now: Instant) -> Result<(PathBuf, Arc<Path>, Version), Refused> {
         let key = self.shown.get(shown).ok_or(Refused::NotAnnounced)?.clone();

@@ -23,6 +23,7 @@ mod scan;
 mod tests;
 mod upload;
 
+use crate::awake::{self, Missed};
 use crate::model::{ArtifactFailure, Watch};
 use crate::redact::Secret;
 use files::{Book, Sent};
@@ -190,6 +191,7 @@ impl Handout {
     /// A reader of announcements.
     #[must_use]
     pub fn announcements(self: &Arc<Self>) -> Announcements {
+        self.shared.book().reader_came(Instant::now());
         Announcements { shared: self.shared.clone(), after: 0 }
     }
 
@@ -234,7 +236,7 @@ impl Handout {
             return Vec::new();
         }
         let shared = &self.shared;
-        let start = Instant::now();
+        let mut start = Instant::now();
         let mut written: Option<BTreeSet<PathBuf>> = None;
         loop {
             let moved = shared.moved.notified();
@@ -273,7 +275,11 @@ impl Handout {
             tokio::select! {
                 () = moved => {}
                 () = shared.stop.cancelled() => {}
-                () = tokio::time::sleep_until(until.into()) => {}
+                slept = awake::sleep_until(until.into()) => if let Err(Missed(missed)) = slept {
+                    // Nobody could answer meanwhile, and the socket of who would have is gone.
+                    start += missed;
+                    shared.book().reader_came(Instant::now());
+                },
             }
         }
         shared.book().take_failures()

@@ -71,6 +71,12 @@ impl Follower {
         }
     }
 
+    /// The number of the last entry it has taken.
+    #[must_use]
+    pub const fn after(&self) -> Seq {
+        self.after
+    }
+
     /// Whether it has taken everything that readers may see now.
     #[must_use]
     pub fn is_at_end(&self) -> bool {

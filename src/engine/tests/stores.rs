@@ -75,6 +75,30 @@ async fn a_store_that_never_answers_is_given_up_and_the_turn_goes_on() {
     assert_eq!(entries.len(), 6, "and a warning: {entries:?}");
 }
 
+/// A store that was asked before the process was paused for an hour has not failed after it.
+#[tokio::test(start_paused = true)]
+async fn a_store_is_not_given_up_for_a_pause() {
+    let (store, mut taken) = slow_store();
+    let engine = engine(EngineOptions::default(), Echo, store);
+    let (ticket, mut follower) = engine.submit_and_follow(request("s", "@stream 3")).await.unwrap();
+    let (_, done) = taken.recv().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::advance(Duration::from_hours(1)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(follower.try_next(1 << 20).is_empty(), "it is still waited for");
+    done.tell(Ok(()));
+    let acknowledge = async {
+        while let Some((_, done)) = taken.recv().await {
+            done.tell(Ok(()));
+        }
+    };
+    tokio::select! {
+        outcome = ticket.turn.outcome() => assert_eq!(text(&outcome), "streamed 3"),
+        () = acknowledge => {}
+    }
+    assert_eq!(engine.0.registry.logs().without_store(), 0);
+}
+
 /// A store that fails from its `good`-th batch on.
 struct FailingStore {
     kept: MemoryStore,
@@ -117,7 +141,7 @@ async fn a_failing_store_costs_no_turn_and_no_event() {
 #[tokio::test]
 async fn what_is_no_longer_kept_is_a_gap_with_bounds() {
     let engine = echo();
-    outcome(&engine, request("s", "@stream 20000 100")).await;
+    outcome(&engine, request("s", "@stream 60000 100")).await;
     let session = engine.0.registry.get(&SessionId::new("s").unwrap()).unwrap();
     let mut follower = session.log.follow(Seq(0));
     let mut batch = follower.next(1 << 16).await;
@@ -125,12 +149,12 @@ async fn what_is_no_longer_kept_is_a_gap_with_bounds() {
     let Followed::Gap { from, to } = first else { panic!("{first:?}") };
     assert_eq!(from, Seq(1));
     let mut next = to.next();
-    while next < Seq(20_003) {
+    while next < Seq(60_003) {
         for item in batch {
             let Followed::Entry(entry) = item else { panic!("a second gap: {item:?}") };
             assert_eq!(entry.seq, next);
             next = next.next();
         }
-        batch = if next < Seq(20_003) { follower.next(1 << 16).await } else { Vec::new() };
+        batch = if next < Seq(60_003) { follower.next(1 << 16).await } else { Vec::new() };
     }
 }

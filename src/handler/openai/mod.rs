@@ -22,8 +22,8 @@ use crate::redact::Secret;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
@@ -86,8 +86,7 @@ pub struct OpenAiOptions {
 /// Runs turns with a model of OpenAI's, or of a service that speaks the same.
 pub struct OpenAi {
     options: OpenAiOptions,
-    /// Made at the first turn: it holds the roots of TLS.
-    http: OnceLock<Result<reqwest::Client, outbound::OutboundError>>,
+    http: outbound::OnDemand,
     tasks: TaskTracker,
     /// What the service turned out not to know.
     lacks: Lacks,
@@ -121,7 +120,7 @@ impl OpenAi {
     /// An agent whose commands are owned by tasks of `tasks`.
     #[must_use]
     pub fn new(options: OpenAiOptions, tasks: TaskTracker) -> Self {
-        Self { options, http: OnceLock::new(), tasks, lacks: Lacks::default() }
+        Self { options, http: outbound::OnDemand::new(outbound::client), tasks, lacks: Lacks::default() }
     }
 
     /// The first of these variables that is set.
@@ -133,7 +132,7 @@ impl OpenAi {
         let Some(key) = self.variable(turn, &["OPENAI_API_KEY"]) else {
             return Err(AgentError::no_key("OPENAI_API_KEY").into_fault().into());
         };
-        let http = self.http.get_or_init(outbound::client).clone();
+        let http = self.http.get();
         let http =
             http.map_err(|error| Fault::new(FaultCode::Internal, "internal error").with_detail(error.to_string()))?;
         let base = self.variable(turn, &["OPENAI_BASE_URL"]).unwrap_or_else(|| BASE.to_owned());
@@ -153,5 +152,9 @@ impl Handler for OpenAi {
 
     async fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> Result<Reply, Failure> {
         turn::run(self, &turn, &sink, &cancel).await
+    }
+
+    fn park(&self) {
+        self.http.let_go();
     }
 }

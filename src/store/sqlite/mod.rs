@@ -14,7 +14,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use super::{Batch, Done, Keep, Page, Parked, Store, StoreError, StoredSession};
+use super::{Batch, Done, Keep, Page, Promised, Store, StoreError, StoreHealth, StoredSession};
 use crate::failpoint;
 use crate::model::{Seq, SessionId, TurnId};
 use futures_util::future::BoxFuture;
@@ -71,8 +71,8 @@ const STEPS: [&str; 1] = ["
     -- What is left of rows that are no longer kept.
     CREATE TABLE kept (session INTEGER PRIMARY KEY, last INTEGER NOT NULL, state TEXT);
 
-    -- Turns that were promised and have not begun.
-    CREATE TABLE parked (turn TEXT PRIMARY KEY, session TEXT NOT NULL, request BLOB NOT NULL);
+    -- Turns that were promised: whose they are, and what was asked as long as they have not begun.
+    CREATE TABLE promised (turn TEXT PRIMARY KEY, session TEXT NOT NULL, at INTEGER NOT NULL, request BLOB);
 "];
 
 /// Why a folder cannot be used.
@@ -105,7 +105,7 @@ pub struct SqliteStore {
     reader: Arc<Mutex<Reader>>,
     health: Arc<Health>,
     /// As they were when the store was opened.
-    parked: Vec<Parked>,
+    promised: Vec<Promised>,
     /// Held as long as the store lives; the system lets go of it with the process.
     _lock: Flock<File>,
 }
@@ -150,18 +150,18 @@ impl SqliteStore {
         let upto: i64 = connection.query_row("SELECT upto FROM indexed", [], |row| row.get(0))?;
         let last: Option<i64> = connection.query_row("SELECT max(id) FROM chunks", [], |row| row.get(0))?;
         let unindexed = Unindexed::open(&connection, upto)?;
-        let parked = parked(&connection)?;
+        let promised = promised(&connection)?;
         let reader = Reader::new(connect(file)?, unindexed.clone());
         let health = Arc::new(Health::default());
         let writer = Writer::start(Start {
             connection,
             next: last.unwrap_or_default().max(upto) + 1,
             unindexed,
-            parked: parked.iter().map(|one| one.turn.clone()).collect(),
+            promised: promised.iter().map(|one| one.turn.clone()).collect(),
             health: health.clone(),
             retention: Retention::new(keep),
         });
-        Ok(Self { writer, reader: Arc::new(Mutex::new(reader)), health, parked, _lock: lock })
+        Ok(Self { writer, reader: Arc::new(Mutex::new(reader)), health, promised, _lock: lock })
     }
 
     fn read<T: Send + 'static>(
@@ -204,15 +204,16 @@ fn bring_up(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<i64
     Ok(form)
 }
 
-fn parked(connection: &Connection) -> rusqlite::Result<Vec<Parked>> {
-    let mut find = connection.prepare("SELECT turn, session, request FROM parked ORDER BY rowid")?;
+fn promised(connection: &Connection) -> rusqlite::Result<Vec<Promised>> {
+    let mut find =
+        connection.prepare("SELECT turn, session, request FROM promised WHERE request IS NOT NULL ORDER BY rowid")?;
     let mut rows = find.query([])?;
-    let mut parked = Vec::new();
+    let mut promised = Vec::new();
     while let Some(row) = rows.next()? {
         let Ok(session) = SessionId::new(&row.get::<_, String>(1)?) else { continue };
-        parked.push(Parked { turn: TurnId::from_drawn(row.get(0)?), session, request: row.get(2)? });
+        promised.push(Promised { turn: TurnId::from_drawn(row.get(0)?), session, request: row.get(2)? });
     }
-    Ok(parked)
+    Ok(promised)
 }
 
 /// Numbers stay far below the limit; SQLite has no unsigned ones.
@@ -252,19 +253,28 @@ impl Store for SqliteStore {
         self.read(move |reader| reader.events(&id, after, max_bytes))
     }
 
-    fn park(&self, parked: Parked) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn promise(&self, promised: Promised) -> BoxFuture<'_, Result<(), StoreError>> {
         let (told, kept) = tokio::sync::oneshot::channel();
-        self.writer.order(Order::Park(parked, told));
+        self.writer.order(Order::Promise(promised, told));
         Box::pin(async move { kept.await.unwrap_or_else(|error| Err(StoreError(error.to_string()))) })
     }
 
-    fn parked(&self) -> BoxFuture<'_, Result<Vec<Parked>, StoreError>> {
-        let parked = self.parked.clone();
-        Box::pin(async move { Ok(parked) })
+    fn withdraw(&self, turn: &TurnId) {
+        self.writer.order(Order::Withdraw(turn.clone()));
     }
 
-    fn trouble(&self) -> Option<String> {
-        self.health.trouble()
+    fn session_of(&self, turn: &TurnId) -> BoxFuture<'_, Result<Option<SessionId>, StoreError>> {
+        let turn = turn.clone();
+        self.read(move |reader| reader.session_of(&turn))
+    }
+
+    fn promised(&self) -> BoxFuture<'_, Result<Vec<Promised>, StoreError>> {
+        let promised = self.promised.clone();
+        Box::pin(async move { Ok(promised) })
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.health.trouble().map_or(StoreHealth::Ok, StoreHealth::Degraded)
     }
 
     fn flush(&self) -> BoxFuture<'_, ()> {

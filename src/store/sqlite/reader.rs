@@ -34,6 +34,12 @@ impl Reader {
         find.query_row([id.as_str()], |row| row.get(0)).optional()
     }
 
+    pub(super) fn session_of(&self, turn: &TurnId) -> rusqlite::Result<Option<SessionId>> {
+        let mut find = self.connection.prepare_cached("SELECT session FROM promised WHERE turn = ?")?;
+        let name: Option<String> = find.query_row([turn.as_str()], |row| row.get(0)).optional()?;
+        Ok(name.and_then(|name| SessionId::new(&name).ok()))
+    }
+
     pub(super) fn session(&self, id: &SessionId) -> rusqlite::Result<Option<StoredSession>> {
         let Some(number) = self.number(id)? else { return Ok(None) };
         let mut past = Past::default();
@@ -228,7 +234,7 @@ impl Past {
             None if repeat == Repeat::Never || self.begun.contains(&repeat) => {}
             None => {
                 self.begun.push(repeat.clone());
-                self.interrupted.push(Interrupted { repeat, attempt });
+                self.interrupted.push(Interrupted { id, repeat, attempt });
             }
         }
     }

@@ -107,6 +107,8 @@ impl Retention {
         for (session, left) in left {
             keep(connection, session, left)?;
         }
+        let old = "DELETE FROM promised WHERE request IS NULL AND at < ?";
+        connection.prepare_cached(old)?.execute([super::signed(oldest_kept)])?;
         connection.prepare_cached("UPDATE indexed SET entries = ?")?.execute([entries])?;
         Ok(gone.len())
     }

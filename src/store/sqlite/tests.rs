@@ -156,9 +156,9 @@ async fn a_full_disk() {
     let large = "x".repeat(1 << 20);
     let error = put(&store, "s", vec![accepted(3, "t2", "k2", 1), said(4, "t2", &large)]).await.unwrap_err();
     assert!(error.to_string().contains("full"), "{error}");
-    assert!(store.trouble().unwrap().contains("full"));
+    assert!(matches!(store.health(), StoreHealth::Degraded(why) if why.contains("full")));
     put(&store, "s", vec![accepted(3, "t3", "k3", 1), ended(4, "t3", "kept, too")]).await.unwrap();
-    assert_eq!(store.trouble(), None, "it works again");
+    assert_eq!(store.health(), StoreHealth::Ok, "it works again");
     let session = store.session(&id("s")).await.unwrap().unwrap();
     assert_eq!((session.last, session.settled.len()), (Seq(4), 2));
 }
@@ -279,12 +279,12 @@ async fn a_state_that_comes_back_is_kept_once() {
 async fn what_was_promised_is_kept_until_it_begins() {
     let folder = TempDir::new().unwrap();
     let store = open(folder.path()).unwrap();
-    let promise = |turn_id: &str| Parked { turn: turn(turn_id), session: id("s"), request: b"{}".to_vec() };
-    store.park(promise("t1")).await.unwrap();
-    store.park(promise("t2")).await.unwrap();
+    let promise = |turn_id: &str| Promised { turn: turn(turn_id), session: id("s"), request: b"{}".to_vec() };
+    store.promise(promise("t1")).await.unwrap();
+    store.promise(promise("t2")).await.unwrap();
     put(&store, "s", vec![accepted(1, "t1", "k1", 1)]).await.unwrap();
     drop(store);
-    assert_eq!(open(folder.path()).unwrap().parked().await.unwrap(), [promise("t2")]);
+    assert_eq!(open(folder.path()).unwrap().promised().await.unwrap(), [promise("t2")]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::spans::{HAS_STATE, HAS_TURN, Span, Unindexed};
 use super::{failed, now_ms, signed};
 use crate::failpoint;
 use crate::model::{Outcome, RawJson, SessionId, StateChange, StateIn, TurnId, What};
-use crate::store::{Batch, Done, Parked, StoreError};
+use crate::store::{Batch, Done, Promised, StoreError};
 use crate::wire::stored::{GivenState, write_accepted, write_event, write_outcome};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
@@ -35,7 +35,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) enum Order {
     Append(Batch, Done),
-    Park(Parked, oneshot::Sender<Result<(), StoreError>>),
+    Promise(Promised, oneshot::Sender<Result<(), StoreError>>),
+    Withdraw(TurnId),
     Flush(oneshot::Sender<()>),
     /// Ends the thread as a killed process would end it, for the tests.
     #[cfg(test)]
@@ -50,8 +51,8 @@ impl Order {
     fn bytes(&self) -> usize {
         match self {
             Self::Append(batch, _) => batch.entries.iter().map(|entry| entry.weight()).sum(),
-            Self::Park(parked, _) => parked.request.len(),
-            Self::Flush(_) => 0,
+            Self::Promise(promised, _) => promised.request.len(),
+            Self::Withdraw(_) | Self::Flush(_) => 0,
             #[cfg(test)]
             Self::Die => 0,
         }
@@ -75,7 +76,7 @@ pub(super) struct Start {
     /// The row that is written next.
     pub(super) next: i64,
     pub(super) unindexed: Unindexed,
-    pub(super) parked: HashSet<TurnId>,
+    pub(super) promised: HashSet<TurnId>,
     pub(super) health: Arc<Health>,
     pub(super) retention: Retention,
 }
@@ -91,7 +92,7 @@ impl Writer {
             hasher: RandomState::new(),
             unindexed: start.unindexed,
             delivered: delivered.clone(),
-            parked: start.parked,
+            promised: start.promised,
             added: Vec::new(),
             chunk: ChunkWriter::default(),
             health: start.health,
@@ -116,8 +117,8 @@ impl Writer {
         let error = || Err(StoreError("its thread has ended".to_owned()));
         match refused {
             Some(Order::Append(_, done)) => done.tell(error()),
-            Some(Order::Park(_, told)) => drop(told.send(error())),
-            Some(Order::Flush(_)) | None => {}
+            Some(Order::Promise(_, told)) => drop(told.send(error())),
+            Some(Order::Withdraw(_) | Order::Flush(_)) | None => {}
             #[cfg(test)]
             Some(Order::Die) => {}
         }
@@ -169,8 +170,8 @@ struct Work {
     hasher: RandomState,
     unindexed: Unindexed,
     delivered: Delivered,
-    /// Turns that are parked.
-    parked: HashSet<TurnId>,
+    /// Turns that are promised.
+    promised: HashSet<TurnId>,
     chunk: ChunkWriter,
     /// Rows of the open transaction.
     added: Vec<(i64, Span)>,
@@ -234,9 +235,10 @@ impl Work {
         for order in group {
             match order {
                 Order::Append(_, done) => appended.push(done),
-                Order::Park(_, told) => drop(told.send(written.clone())),
+                Order::Promise(_, told) => drop(told.send(written.clone())),
                 #[cfg(test)]
                 Order::Die => {}
+                Order::Withdraw(_) => {}
                 Order::Flush(told) => {
                     self.close();
                     let _ = told.send(());
@@ -353,11 +355,17 @@ impl Work {
         for order in group {
             match order {
                 Order::Append(batch, _) => self.append(batch)?,
-                Order::Park(parked, _) => {
-                    let insert = "INSERT OR REPLACE INTO parked (turn, session, request) VALUES (?, ?, ?)";
-                    let values = params![parked.turn.as_str(), parked.session.as_str(), parked.request];
+                Order::Promise(promised, _) => {
+                    let insert = "INSERT OR REPLACE INTO promised (turn, session, at, request) VALUES (?, ?, ?, ?)";
+                    let (turn, session) = (promised.turn.as_str(), promised.session.as_str());
+                    let values = params![turn, session, signed(now_ms()), promised.request];
                     self.connection.prepare_cached(insert)?.execute(values)?;
-                    self.parked.insert(parked.turn.clone());
+                    self.promised.insert(promised.turn.clone());
+                }
+                Order::Withdraw(turn) => {
+                    self.promised.remove(turn);
+                    let delete = "DELETE FROM promised WHERE turn = ?";
+                    self.connection.prepare_cached(delete)?.execute([turn.as_str()])?;
                 }
                 Order::Flush(_) => {}
                 #[cfg(test)]
@@ -390,9 +398,9 @@ impl Work {
                     (Kind::Ended, write_outcome(outcome))
                 }
             };
-            if kind != Kind::Said && self.parked.remove(&entry.turn) {
-                let delete = "DELETE FROM parked WHERE turn = ?";
-                self.connection.prepare_cached(delete)?.execute([entry.turn.as_str()])?;
+            if keeps_promise(&entry.what) && self.promised.remove(&entry.turn) {
+                let update = "UPDATE promised SET request = NULL WHERE turn = ?";
+                self.connection.prepare_cached(update)?.execute([entry.turn.as_str()])?;
             }
             self.chunk.push(kind, entry.at_ms, &entry.turn, &record);
         }
@@ -451,6 +459,15 @@ impl Work {
         };
         let last = last_of(&self.connection, &self.unindexed, number)?;
         Ok(Known { number, last, state: None })
+    }
+}
+
+/// Whether a promised turn need not be run after a restart any more. One that a stop of the server withdrew must.
+fn keeps_promise(what: &What) -> bool {
+    match what {
+        What::Accepted { .. } => true,
+        What::Said(_) => false,
+        What::Ended(outcome) => outcome.is_recorded(),
     }
 }
 

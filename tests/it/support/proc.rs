@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// One process.
 #[derive(Debug, Clone)]
@@ -71,6 +74,36 @@ pub fn peak_kib(pid: u32) -> u64 {
 /// Resident memory of a process that is no file's, in KiB.
 pub fn private_kib(pid: u32) -> u64 {
     status(pid, "RssAnon:")
+}
+
+/// Notes the most private memory that a process has, until it is stopped.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    most_kib: Arc<AtomicU64>,
+}
+
+impl Watch {
+    pub fn start(pid: u32) -> Self {
+        let watch = Self { stop: Arc::default(), most_kib: Arc::default() };
+        let (stop, most) = (watch.stop.clone(), watch.most_kib.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                most.fetch_max(private_kib(pid), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        watch
+    }
+
+    pub fn most_kib(&self) -> u64 {
+        self.most_kib.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Processor time that a process has spent, in ticks of 10 ms.

@@ -36,6 +36,11 @@ impl Seen {
         self.0.wrong.get()
     }
 
+    /// The peer's silence begins anew.
+    pub fn forgive(&self) {
+        self.0.last.set(Instant::now());
+    }
+
     /// When the peer last sent anything: a message that takes long to arrive is a sign of life too.
     pub fn last(&self) -> Instant {
         self.0.last.get()

@@ -1,32 +1,32 @@
 //! Our own view of every session: its events, new turns, and what can be done to a turn that runs.
 //!
-//! Owns the paths under `/v1`. A turn that came by another protocol is seen, steered and cancelled here all the same.
+//! Owns the paths under `/v1`; the reading of logs is in `events`. A turn that came by another protocol is seen, steered and cancelled here all the same.
+
+mod events;
+mod promise;
+mod quiesce;
+
+pub use events::events;
+pub use promise::resume;
+pub use quiesce::{quiesce, wake};
 
 use super::body::{self, BodyError};
-use super::{Runtime, problem};
-use crate::engine::{Followed, Follower, TurnRecord};
+use super::{ApiLimits, Runtime, problem};
+use crate::engine::{Engine, Found, Ticket, TurnRecord};
 use crate::failpoint;
 use crate::json;
-use crate::model::{CancelReason, Conflict, Fault, FaultCode, Repeat, Seq, SessionId, StateIn, TurnId, TurnRequest};
+use crate::model::{CancelReason, Conflict, Fault, FaultCode, Repeat, SessionId, StateIn, TurnId, TurnRequest};
 use crate::redact::Secret;
-use crate::wire::v1::{NewInput, NewTurn, entry, gap, outcome_members};
+use crate::wire::v1::{NewInput, NewTurn, outcome_members};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The largest body of a new turn.
 const BODY: usize = 64 << 20;
-/// About how much of a log one page has.
-const PAGE: usize = 1 << 20;
-/// About how much of it is written to a stream at once.
-const PIECE: usize = 64 << 10;
 /// How long a caller may wait for an outcome.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
-/// A stream that has nothing to tell says so, for proxies.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 pub fn not_allowed(allow: &'static str) -> HttpResponse {
     let mut answer = problem::error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
@@ -47,67 +47,15 @@ fn parameter<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
         .map(|(_, v)| v)
 }
 
-/// `GET /v1/sessions/:id/events?after=N`: a page, or with `Accept: text/event-stream` everything from there on.
-pub async fn events(request: HttpRequest, session: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    let Ok(session) = SessionId::new(&session) else { return not_found("no such session") };
-    // A stream that was cut goes on where its reader was.
-    let last = request.headers().get("last-event-id").and_then(|value| value.to_str().ok());
-    let after = match last.or_else(|| parameter(&request, "after")).map(str::parse::<u64>) {
-        None => 0,
-        Some(Ok(after)) => after,
-        Some(Err(_)) => return problem::error(StatusCode::BAD_REQUEST, "after: expected the number of an event"),
-    };
-    let loading = runtime.clone();
-    // Not on this connection's future: a session that is loaded is loaded once.
-    let follower = runtime.engine.spawn(async move { loading.engine.follow(&session, Seq(after)).await }).await;
-    let Ok(Some(follower)) = follower else { return not_found("no such session") };
-    let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accepts.contains("text/event-stream") { stream(follower, runtime) } else { page(follower).await }
-}
-
-async fn page(mut follower: Follower) -> HttpResponse {
-    let (mut out, mut has_any) = (r#"{"events":["#.to_owned(), false);
-    while !follower.is_at_end() && out.len() < PAGE {
-        for followed in follower.next(PIECE).await {
-            if std::mem::replace(&mut has_any, true) {
-                out.push(',');
-            }
-            out.push_str(&shown(&followed).1);
+/// A parameter of the query that is a time in seconds, an hour at most.
+fn seconds(request: &HttpRequest, name: &str) -> Result<Option<Duration>, ()> {
+    match parameter(request, name).map(str::parse::<f64>) {
+        None => Ok(None),
+        Some(Ok(seconds)) if seconds >= 0.0 => {
+            Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)))
         }
+        Some(_) => Err(()),
     }
-    out.push_str(if follower.is_at_end() { r#"],"more":false}"# } else { r#"],"more":true}"# });
-    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/json").body(out)
-}
-
-fn shown(followed: &Followed) -> (u64, String) {
-    match followed {
-        Followed::Entry(one) => (one.seq.0, entry(one)),
-        Followed::Gap { from, to } => (to.0, gap(*from, *to)),
-    }
-}
-
-fn stream(follower: Follower, runtime: web::Data<Runtime>) -> HttpResponse {
-    let chunks = futures_util::stream::unfold((follower, runtime), |(mut follower, runtime)| async move {
-        let piece = tokio::select! {
-            () = runtime.stopping.cancelled() => return None,
-            piece = tokio::time::timeout(SIGN_OF_LIFE, follower.next(PIECE)) => piece,
-        };
-        let mut text = String::new();
-        match piece {
-            Err(_) => text.push_str(": still here\n\n"),
-            Ok(entries) => {
-                for one in &entries {
-                    let (seq, data) = shown(one);
-                    text.extend(["id: ", &seq.to_string(), "\ndata: ", &data, "\n\n"]);
-                }
-            }
-        }
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (follower, runtime)))
-    });
-    HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .content_type("text/event-stream")
-        .streaming(Box::pin(chunks))
 }
 
 /// `POST /v1/sessions/:id/turns`: 202 with the turn, or with `?wait=SECONDS` its outcome if it comes in time.
@@ -121,13 +69,7 @@ pub async fn begin(
     let Ok(session) = SessionId::new(&session) else {
         return bad("a session's id is 1 to 256 characters without control characters");
     };
-    let wait = match parameter(&request, "wait").map(str::parse::<f64>) {
-        None => None,
-        Some(Ok(seconds)) if seconds >= 0.0 => {
-            Some(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT))
-        }
-        Some(_) => return bad("wait: expected a number of seconds"),
-    };
+    let Ok(wait) = seconds(&request, "wait") else { return bad("wait: expected a number of seconds") };
     let key = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap_or_default().to_owned());
     if key.as_ref().is_some_and(|key| !(1..=256).contains(&key.len())) {
         return bad("Idempotency-Key: expected 1 to 256 characters of ASCII");
@@ -136,15 +78,17 @@ pub async fn begin(
         Ok(body) => body,
         Err(error) => return unread(error),
     };
-    let asked = match new_turn(session, key, &body, &runtime) {
+    let id = Engine::draw_turn();
+    let asked = match new_turn(session, id, key.as_deref(), &body, &runtime.limits) {
         Ok(asked) => asked,
         Err(text) => return bad(&text),
     };
+    let promise = promise::words(&asked, key.as_deref(), &body);
     let submitter = runtime.clone();
     // Admitted whether its caller is still there or not.
-    let admitted = runtime.engine.spawn(async move { submitter.engine.submit(asked).await }).await;
-    let turn = match admitted {
-        Ok(Ok(ticket)) => ticket.turn,
+    let admitted = runtime.engine.spawn(async move { submitter.engine.submit_promised(asked, promise).await }).await;
+    let Ticket { turn, is_repeat } = match admitted {
+        Ok(Ok(ticket)) => ticket,
         Ok(Err(fault)) => return refused(&fault),
         Err(_) => return problem::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
     };
@@ -152,9 +96,18 @@ pub async fn begin(
         && tokio::time::timeout(wait, turn.outcome()).await.is_ok()
     {
         turn.mark_delivered();
-        return told(&turn, StatusCode::OK);
+        return replayed(told(&turn, StatusCode::OK), is_repeat);
     }
-    told(&turn, StatusCode::ACCEPTED)
+    replayed(told(&turn, StatusCode::ACCEPTED), is_repeat)
+}
+
+/// Tells a caller that its key was known: nothing was begun.
+fn replayed(mut answer: HttpResponse, is_repeat: bool) -> HttpResponse {
+    if is_repeat {
+        let name = header::HeaderName::from_static("idempotent-replayed");
+        answer.headers_mut().insert(name, header::HeaderValue::from_static("true"));
+    }
+    answer
 }
 
 fn unread(error: BodyError) -> HttpResponse {
@@ -174,8 +127,15 @@ fn refused(fault: &Fault) -> HttpResponse {
     problem::error(status, &fault.message)
 }
 
-fn new_turn(session: SessionId, key: Option<String>, body: &[u8], runtime: &Runtime) -> Result<TurnRequest, String> {
-    let text = json::check_within(body, runtime.limits.requests.nesting)
+/// The request of a body. A turn without a key of its caller's has its own id for one: it is remembered by it.
+fn new_turn(
+    session: SessionId,
+    id: TurnId,
+    key: Option<&str>,
+    body: &[u8],
+    limits: &ApiLimits,
+) -> Result<TurnRequest, String> {
+    let text = json::check_within(body, limits.requests.nesting)
         .map_err(|error| format!("the body is not valid JSON: {error}"))?;
     let new: NewTurn<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let is_object = |raw: &&serde_json::value::RawValue| json::is_object(raw.get());
@@ -185,13 +145,14 @@ fn new_turn(session: SessionId, key: Option<String>, body: &[u8], runtime: &Runt
     if new.output_format.as_ref().is_some_and(|raw| !is_object(raw)) {
         return Err("output_format: expected an object".to_owned());
     }
-    let repeat = key.map_or(Repeat::Never, |id| Repeat::ById {
-        id,
+    let repeat = Repeat::ById {
+        id: key.unwrap_or(id.as_str()).to_owned(),
         body: json::FingerprintBuilder::new().json(text).finish(),
         conflict: Conflict::Refuse,
-    });
+    };
     let env = new.env.map(|env| env.into_iter().map(|(name, value)| (name, Secret::new(value))).collect());
     Ok(TurnRequest {
+        id: Some(id),
         repeat,
         system_prompt: new.system_prompt,
         model: new.model,
@@ -221,28 +182,43 @@ fn told(turn: &TurnRecord, status: StatusCode) -> HttpResponse {
     HttpResponse::build(status).content_type("application/json").body(body)
 }
 
-fn find(turn: &str, runtime: &Runtime) -> Option<Arc<TurnRecord>> {
-    runtime.engine.turn(&TurnId::from_drawn(turn.to_owned()))
+async fn find(turn: &str, runtime: &Runtime) -> Result<Arc<TurnRecord>, HttpResponse> {
+    let id = TurnId::from_drawn(turn.to_owned());
+    match runtime.engine.find_turn(&id).await {
+        Some(Found::Turn(turn)) => Ok(turn),
+        Some(Found::Cut(session, attempt)) => {
+            let (turn, session) = (json::string(turn), json::string(session.as_str()));
+            let body = format!(r#"{{"turn":{turn},"session":{session},"status":"interrupted","attempt":{attempt}}}"#);
+            Err(HttpResponse::Ok().content_type("application/json").body(body))
+        }
+        None => Err(not_found("no such turn is running or remembered")),
+    }
 }
 
 /// `GET /v1/turns/:id`
 pub async fn show(turn: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    match find(&turn, &runtime) {
-        Some(turn) => told(&turn, StatusCode::OK),
-        None => not_found("no such turn is running or remembered"),
+    match find(&turn, &runtime).await {
+        Ok(turn) => told(&turn, StatusCode::OK),
+        Err(answer) => answer,
     }
 }
 
 /// `DELETE /v1/turns/:id`: asks for its end. How it ended is told to everybody who waits for it.
 pub async fn cancel(turn: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    let Some(turn) = find(&turn, &runtime) else { return not_found("no such turn is running or remembered") };
+    let turn = match find(&turn, &runtime).await {
+        Ok(turn) => turn,
+        Err(answer) => return answer,
+    };
     runtime.engine.cancel(&turn, CancelReason::Caller);
     told(&turn, StatusCode::ACCEPTED)
 }
 
 /// `POST /v1/turns/:id/input`: another message of the user into a running turn.
 pub async fn input(payload: web::Payload, turn: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    let Some(turn) = find(&turn, &runtime) else { return not_found("no such turn is running or remembered") };
+    let turn = match find(&turn, &runtime).await {
+        Ok(turn) => turn,
+        Err(answer) => return answer,
+    };
     let body = match body::read(payload, None, BODY, runtime.limits.body_timeout).await {
         Ok(body) => body,
         Err(error) => return unread(error),
