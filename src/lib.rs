@@ -57,13 +57,14 @@ pub use engine::{EngineOptions, LogLimits, WorkOptions};
 pub use handler::echo::{DIRECTIVES, Echo};
 pub use handler::{Cancel, DynHandler, Failure, Handler, Listener, Reply, Room, Sink, Turn, TurnOver};
 pub use model::{
-    Answer, ArtifactFailure, Attachment, BlockId, CancelReason, Command, CommandEnd, Conflict, CutBy, Download, Ending,
-    Entry, EnvPolicy, Event, Fault, FaultCode, Fingerprint, InvalidId, Lifetime, Limit, OnDrain, Outcome, OutputStream,
-    ProcessEnd, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, TurnRequest, Usage, Watch, What, Work,
+    Answer, ArtifactFailure, Attachment, BlockId, CancelReason, Command, CommandEnd, Conflict, CutBy, CutTurn,
+    Download, Ending, Entry, EnvPolicy, Event, Fault, FaultCode, Fingerprint, InvalidId, Lifetime, Limit, OnDrain,
+    Outcome, OutputStream, ProcessEnd, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, TurnRequest,
+    Usage, Watch, What, Work,
 };
 pub use process::{Environment, run_if_asked as run_shim_if_asked};
 pub use redact::{Redactor, Secret};
 pub use store::{
-    Acknowledge, Batch, Done, Entries, Interrupted, Keep, MemoryStore, OpenError, Page, Promised, SqliteStore, Store,
-    StoreError, StoreHealth, StoredSession, StoredTurn,
+    Acknowledge, Batch, Done, Entries, Interrupted, Keep, MemoryStore, NewestTurn, OpenError, Page, Promised,
+    SqliteStore, Store, StoreError, StoreHealth, StoredSession, StoredTurn,
 };

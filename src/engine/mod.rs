@@ -6,6 +6,7 @@
 //! away, the turn is not. Only its first step may be taken on the thread that admits it, see `Engine::start_runner`.
 
 mod commands;
+mod cut;
 mod funnel;
 mod log;
 mod messages;

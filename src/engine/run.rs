@@ -4,14 +4,14 @@
 //! the handler's business.
 
 use super::funnel::Funnel;
-use super::session::{Session, Waiting};
+use super::session::{Begun, Session, Waiting};
 use super::work::{Doing, Done};
-use super::{Inner, turn::TurnRecord};
+use super::{Inner, cut, turn::TurnRecord};
 use crate::awake::{self, Missed};
 use crate::failpoint;
 use crate::handler::{Failure, Reply, Turn};
 use crate::model::{
-    ArtifactFailure, CancelReason, Ending, Lifetime, Limit, Outcome, RawJson, StateChange, TurnRequest, What,
+    ArtifactFailure, CancelReason, CutTurn, Ending, Lifetime, Limit, Outcome, RawJson, StateChange, TurnRequest, What,
 };
 use crate::telemetry;
 use std::pin::Pin;
@@ -27,13 +27,17 @@ const WORK_OVERTIME: Duration = Duration::from_secs(1);
 
 /// Works on a session's queue until it is empty.
 pub(super) async fn run_session(engine: Arc<Inner>, session: Arc<Session>) {
-    while let Some((waiting, state)) = session.begin() {
+    while let Some(Begun { waiting, state, cut }) = session.begin() {
+        let cut = match &cut {
+            Some(cut) => Some(cut::read(&session, cut, &waiting.record.repeat).await),
+            None => None,
+        };
         // Before a turn runs it needs one of the server's places; a turn that is stopped meanwhile needs none.
         let place = tokio::select! {
             place = engine.places.acquire() => place.ok(),
             _ = waiting.record.stop.pulled() => None,
         };
-        run_turn(&engine, &session, waiting, state).await;
+        run_turn(&engine, &session, waiting, state, cut).await;
         drop(place);
     }
     if session.lifetime == Lifetime::Named {
@@ -50,7 +54,13 @@ pub(super) fn settle_unbegun(engine: &Inner, session: &Session, record: &Arc<Tur
     engine.turn_left();
 }
 
-async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting, state: Option<RawJson>) {
+async fn run_turn(
+    engine: &Arc<Inner>,
+    session: &Arc<Session>,
+    waiting: Waiting,
+    state: Option<RawJson>,
+    cut: Option<Arc<CutTurn>>,
+) {
     let Waiting { record, request } = waiting;
     let attempt = record.attempt.get().copied().unwrap_or(1);
     let accepted = session.log.append(&record.id, What::Accepted { attempt, request: request.clone() });
@@ -74,6 +84,7 @@ async fn run_turn(engine: &Arc<Inner>, session: &Arc<Session>, waiting: Waiting,
             state,
             request: request.clone(),
             inputs: record.inputs.clone(),
+            cut,
         };
         drive(&Doing { engine, session, record: &record, funnel: &funnel, request: request.clone() }, turn).await
     };

@@ -6,10 +6,10 @@ use super::log::{Logs, SessionLog};
 use super::turn::TurnRecord;
 use crate::artifact::handout::Handout;
 use crate::model::{
-    Conflict, Fault, FaultCode, Fingerprint, Lifetime, OnDrain, Outcome, RawJson, Repeat, SessionId, StateChange,
-    StateIn, TurnId, TurnRequest,
+    Conflict, Ending, Fault, FaultCode, Fingerprint, Lifetime, OnDrain, Outcome, RawJson, Repeat, Seq, SessionId,
+    StateChange, StateIn, TurnId, TurnRequest,
 };
-use crate::store::{Interrupted, Store, StoredSession};
+use crate::store::{Interrupted, NewestTurn, Store, StoredSession};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -44,6 +44,8 @@ struct Inner {
     has_runner: bool,
     /// Turns begun so far: tells whether another turn began since an answer was made.
     begun: u64,
+    /// The turn before the next one, if it was cut.
+    cut: Option<Cut>,
     /// Turns that were cut without an outcome: a retry is their next attempt.
     interrupted: Vec<Interrupted>,
     settled: VecDeque<Arc<TurnRecord>>,
@@ -57,6 +59,23 @@ struct Inner {
 pub(super) struct Waiting {
     pub(super) record: Arc<TurnRecord>,
     pub(super) request: Arc<TurnRequest>,
+}
+
+/// A turn that is to run.
+pub(super) struct Begun {
+    pub(super) waiting: Waiting,
+    /// The state it starts from.
+    pub(super) state: Option<RawJson>,
+    /// The turn before, if it was cut.
+    pub(super) cut: Option<Cut>,
+}
+
+/// Where the log tells of a turn that was cut.
+#[derive(Debug, Clone)]
+pub(super) struct Cut {
+    pub(super) turn: TurnId,
+    pub(super) from: Seq,
+    pub(super) repeat: Repeat,
 }
 
 /// What became of a request at its session's door.
@@ -83,6 +102,7 @@ impl Session {
             last: None,
             has_runner: false,
             begun: 0,
+            cut: None,
             interrupted: stored.interrupted,
             settled: VecDeque::new(),
             settled_bytes: 0,
@@ -98,6 +118,9 @@ impl Session {
                 let _ = record.begun_at_end.set(u64::MAX);
             }
             inner.remember(record, &turn.outcome);
+        }
+        if let Some(newest) = stored.newest {
+            inner.ran_last(newest, &id);
         }
         let log = SessionLog::new(id.clone(), stored.last, store.clone(), logs);
         Arc::new(Self { id, lifetime, log, store, handout: OnceLock::new(), inner: Mutex::new(inner) })
@@ -153,7 +176,7 @@ impl Session {
     }
 
     /// The next turn to run, with the state it starts from. `None` ends the runner.
-    pub(super) fn begin(&self) -> Option<(Waiting, Option<RawJson>)> {
+    pub(super) fn begin(&self) -> Option<Begun> {
         let mut inner = self.inner();
         let Some(next) = inner.queue.pop_front() else {
             inner.has_runner = false;
@@ -161,6 +184,7 @@ impl Session {
             return None;
         };
         inner.begun += 1;
+        let cut = inner.cut.take();
         inner.running = Some((next.record.clone(), next.request.on_drain));
         if self.lifetime == Lifetime::Named {
             inner.last = Some(next.record.clone());
@@ -169,7 +193,7 @@ impl Session {
             inner.state.clone_from(state);
         }
         let state = inner.state.clone();
-        Some((next, state))
+        Some(Begun { waiting: next, state, cut })
     }
 
     /// Applies a turn's outcome to the session; the turn is settled right after, once its end is stored.
@@ -181,6 +205,10 @@ impl Session {
             StateChange::Set(state) => inner.state = Some(state.clone()),
         }
         let _ = record.begun_at_end.set(inner.begun);
+        if !outcome.is_recorded() {
+            let from = record.accepted.get().copied().unwrap_or_default();
+            inner.cut = Some(Cut { turn: record.id.clone(), from, repeat: record.repeat.clone() });
+        }
         if !outcome.is_recorded() && record.repeat != Repeat::Never {
             let attempt = record.attempt.get().copied().unwrap_or(1);
             inner.interrupted.insert(0, Interrupted { id: record.id.clone(), repeat: record.repeat.clone(), attempt });
@@ -238,6 +266,23 @@ impl Session {
 }
 
 impl Inner {
+    /// The turn that an earlier process began last: readers who lost their connection come back for it, and if it was cut,
+    /// the next one is told.
+    fn ran_last(&mut self, newest: NewestTurn, session: &SessionId) {
+        let known = self.settled.back().filter(|record| record.id == newest.id).cloned();
+        let record = known.unwrap_or_else(|| {
+            let record = TurnRecord::new(newest.id.clone(), session.clone(), newest.repeat.clone(), false, None);
+            let interrupted = || Arc::new(Outcome::new(Ending::Interrupted));
+            record.settle(newest.outcome.clone().unwrap_or_else(interrupted));
+            record
+        });
+        let _ = record.accepted.set(newest.from);
+        self.last = Some(record);
+        if newest.outcome.is_none() {
+            self.cut = Some(Cut { turn: newest.id, from: newest.from, repeat: newest.repeat });
+        }
+    }
+
     fn live_records(&self) -> impl Iterator<Item = &Arc<TurnRecord>> {
         self.running.iter().map(|(record, _)| record).chain(self.queue.iter().map(|waiting| &waiting.record))
     }

@@ -7,6 +7,7 @@ mod agent_error;
 mod chatter;
 pub mod claude;
 pub mod codex;
+mod cut;
 pub mod echo;
 pub mod openai;
 mod outgoing;
@@ -16,7 +17,7 @@ pub mod stdio;
 
 pub use sink::{Cancel, InputRefused, Inputs, Listener, Room, Sink, TurnOver};
 
-use crate::model::{Answer, Fault, FaultCode, RawJson, SessionId, StateChange, TurnId, TurnRequest};
+use crate::model::{Answer, CutTurn, Fault, FaultCode, RawJson, SessionId, StateChange, TurnId, TurnRequest};
 use crate::process::Environment;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Turn {
     pub request: Arc<TurnRequest>,
     /// What the user says while the turn runs.
     pub inputs: Inputs,
+    /// The turn before, if it was cut when the server ended.
+    pub cut: Option<Arc<CutTurn>>,
 }
 
 impl Turn {

@@ -3,6 +3,7 @@
 //! Owns the words of the house. Does not serialise, wait, or touch the system: what goes over a wire is `wire`'s
 //! business, what happens to a turn is `engine`'s.
 
+mod cut;
 mod entry;
 mod event;
 mod fault;
@@ -12,6 +13,7 @@ mod outcome;
 mod turn;
 mod work;
 
+pub use cut::CutTurn;
 pub use entry::{Entry, What};
 pub use event::{BlockId, Event, OutputStream, Usage};
 pub use fault::{ERROR_METADATA_KEYS, Fault, FaultCode, ProcessEnd};

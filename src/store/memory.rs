@@ -194,6 +194,7 @@ impl Store for MemoryStore {
 
     fn session(&self, id: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>> {
         let found = self.kept().sessions.get(id).map(|session| StoredSession {
+            newest: None,
             last: session.last,
             state: session.state.clone(),
             settled: session.settled.iter().cloned().collect(),

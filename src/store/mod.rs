@@ -68,8 +68,23 @@ pub struct StoredSession {
     pub state: Option<RawJson>,
     /// The last settled turns, oldest first; at least the last 100.
     pub settled: Vec<StoredTurn>,
+    /// The turn that was begun last.
+    pub newest: Option<NewestTurn>,
     /// Turns that were begun and have no outcome: the server died, or its stop cut them. Newest first.
     pub interrupted: Vec<Interrupted>,
+}
+
+/// The turn of a session that was begun last.
+#[derive(Debug, Clone)]
+pub struct NewestTurn {
+    /// Its id.
+    pub id: TurnId,
+    /// Its entries begin at this number, or behind it.
+    pub from: Seq,
+    /// What makes another request its retry.
+    pub repeat: Repeat,
+    /// How it ended, if it did.
+    pub outcome: Option<Arc<Outcome>>,
 }
 
 /// A turn that was begun and did not end.

@@ -29,15 +29,15 @@ fn scenario(name: &'static str, plays: Vec<Play>, comes: Comes) -> Scenario {
 }
 
 /// How an agent calls its shell, and how it gives an answer to a schema.
-struct Agent {
-    name: &'static str,
+pub struct Agent {
+    pub name: &'static str,
     shell: fn() -> Play,
     /// The same with a command of one's own.
-    run: fn(&str) -> Play,
+    pub run: fn(&str) -> Play,
     structured: fn(&Value) -> Play,
 }
 
-const AGENTS: [Agent; 3] = [
+pub const AGENTS: [Agent; 3] = [
     Agent {
         name: "claude",
         run: |command| tool("Bash", json!({"command": command, "description": "x"})),
@@ -62,7 +62,7 @@ fn start(agent: &str, model: &Model, folder: &TempDir) -> Server {
     start_with(agent, model, folder, &[])
 }
 
-fn start_with(agent: &str, model: &Model, folder: &TempDir, more: &[&str]) -> Server {
+pub fn start_with(agent: &str, model: &Model, folder: &TempDir, more: &[&str]) -> Server {
     let (claude, codex) = (claude_program(), codex_program());
     let mut args = vec!["--agent", agent, "--workspace", folder.path().to_str().unwrap()];
     args.extend(["--claude-program", claude.to_str().unwrap(), "--claude-retries", "1", "--claude-max-turns", "4"]);

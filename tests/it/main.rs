@@ -10,6 +10,7 @@
 mod support;
 
 mod agents_alike;
+mod agents_cut;
 mod agents_scenarios;
 mod any_bytes;
 mod artifacts;

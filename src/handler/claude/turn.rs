@@ -229,9 +229,10 @@ impl<'a> Talk<'a> {
             Some(json!({"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}))
         });
         let images: Vec<_> = images.collect();
-        let prompt = self.turn.request.prompt.as_str();
+        let turn = self.turn.clone();
+        let prompt = turn.told_prompt();
         if images.is_empty() {
-            return self.say(cli, prompt).await;
+            return self.say(cli, &prompt).await;
         }
         let text = json!({"type": "text", "text": prompt});
         let blocks: Vec<_> = std::iter::once(text).chain(images).collect();

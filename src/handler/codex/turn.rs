@@ -141,7 +141,7 @@ impl<'a> Running<'a> {
 
     /// What the user says. A schema that the service would not hold the model to is told to the model.
     fn first_input(&self) -> Vec<Input<'a>> {
-        let mut input = vec![Input::Text { text: self.turn.request.prompt.as_str().into() }];
+        let mut input = vec![Input::Text { text: self.turn.told_prompt() }];
         if let Some(schema) = self.schema.filter(|schema| !schema.is_strict()) {
             let text = "Answer with one JSON object that fits this JSON Schema, and with nothing else:";
             input.push(Input::Text { text: format!("{text}\n{}", schema.raw()).into() });

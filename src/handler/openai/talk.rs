@@ -33,9 +33,9 @@ impl Talk {
     pub fn ask(&mut self, turn: &Turn) {
         let images: Vec<String> = turn.request.attachments.iter().filter_map(Attachment::image_url).collect();
         if images.is_empty() {
-            return self.say(&turn.request.prompt);
+            return self.say(&turn.told_prompt());
         }
-        let text = serde_json::json!({"type": "input_text", "text": turn.request.prompt});
+        let text = serde_json::json!({"type": "input_text", "text": turn.told_prompt()});
         let images = images.iter().map(|url| serde_json::json!({"type": "input_image", "image_url": url}));
         let parts = std::iter::once(text).chain(images).map(|part| raw(&part)).collect();
         self.input.push(raw(&UserMessage { role: "user", content: Content::Parts(parts) }));

@@ -7,7 +7,7 @@ use super::spans::{HAS_STATE, HAS_TURN, Span, Unindexed};
 use super::writer::last_of;
 use super::{signed, unsigned};
 use crate::model::{Entry, Outcome, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, TurnRequest, What};
-use crate::store::{Interrupted, Page, StoredSession, StoredTurn};
+use crate::store::{Interrupted, NewestTurn, Page, StoredSession, StoredTurn};
 use crate::wire::stored::{read_accepted, read_event, read_outcome};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
@@ -76,6 +76,7 @@ impl Reader {
             last: Seq(unsigned(last)),
             state,
             settled: past.settled,
+            newest: past.newest,
             interrupted: past.interrupted,
         }))
     }
@@ -168,6 +169,7 @@ struct Past {
     state: StateChange,
     /// Newest first.
     settled: Vec<StoredTurn>,
+    newest: Option<NewestTurn>,
     settled_bytes: usize,
     interrupted: Vec<Interrupted>,
     /// Ends whose beginnings were not met yet.
@@ -201,7 +203,9 @@ impl Past {
                 continue;
             }
             match what(&piece, id) {
-                Some(What::Accepted { attempt, request }) => self.began(turn, attempt, &request),
+                Some(What::Accepted { attempt, request }) => {
+                    self.began(turn, attempt, &request, Seq(unsigned(span.first)));
+                }
                 Some(What::Ended(outcome)) => {
                     if self.state == StateChange::Keep {
                         self.state = outcome.state.clone();
@@ -218,7 +222,11 @@ impl Past {
         Ok(())
     }
 
-    fn began(&mut self, id: TurnId, attempt: u32, request: &TurnRequest) {
+    fn began(&mut self, id: TurnId, attempt: u32, request: &TurnRequest, from: Seq) {
+        if self.newest.is_none() {
+            let (outcome, repeat) = (self.ends.get(&id).cloned(), request.repeat.clone());
+            self.newest = Some(NewestTurn { id: id.clone(), from, repeat, outcome });
+        }
         if let (StateChange::Keep, StateIn::Given(state)) = (&self.state, &request.state) {
             self.state = given(state.as_ref());
         }
