@@ -187,3 +187,47 @@ async fn a_full_disk() {
     let kinds: Vec<&str> = kept.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["accepted", "ended", "gap", "accepted", "ended"], "{kept}");
 }
+
+/// A client whose server was killed goes on at the next one: it gets what came after its last frame, and how it ended.
+#[tokio::test]
+async fn a_client_goes_on_after_a_restart() {
+    let extensions = json!({"extensions": ["events"]});
+    for (prompt, ending) in [("@delta 5 20", "result_message"), ("@sleep 60000", "error_message")] {
+        let folder = TempDir::new().unwrap();
+        let server = start(folder.path(), &["--agent", "echo"]);
+        let mut client = server.connect("/?session=s").await;
+        client.query_with(prompt, extensions.clone()).await;
+        let mut last = 0;
+        if ending == "result_message" {
+            let frames = client.until_terminal().await;
+            last = frames.iter().filter_map(|frame| frame["seq"].as_u64()).min().unwrap();
+        } else {
+            let began = async {
+                loop {
+                    let events = server.get("/v1/sessions/s/events").await;
+                    if events.status == 200 && events.json()["events"] != json!([]) {
+                        return;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(crate::support::PATIENCE, began).await.expect("it begins");
+        }
+        kill(server).await;
+        let server = start(folder.path(), &["--agent", "echo"]);
+        let mut client = server.connect(&format!("/?session=s&after={last}&extensions=events")).await;
+        let frames = client.until_terminal().await;
+        let terminal = frames.last().unwrap();
+        assert_eq!(terminal["message_type"], ending, "{prompt}: {frames:?}");
+        let seqs: Vec<u64> = frames.iter().filter_map(|frame| frame["seq"].as_u64()).collect();
+        assert!(seqs.iter().all(|seq| *seq > last) && seqs.is_sorted(), "{prompt}: {frames:?}");
+        if ending == "result_message" {
+            assert!(seqs.len() > 4, "{frames:?}");
+        } else {
+            assert!(terminal["error"] == "the server ended while the request ran", "{terminal}");
+        }
+        // The socket takes requests as any other.
+        client.query_with("more", extensions.clone()).await;
+        assert_eq!(client.terminal().await["data"]["text"], "more");
+    }
+}
