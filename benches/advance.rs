@@ -1,6 +1,6 @@
 //! `/runtime/advance` next to a bare actix-web handler built with the same flags: `cargo bench --bench advance`.
 //!
-//! Both servers run as processes of their own, in turn, on the same machine; the generator keeps 16 connections busy,
+//! Both servers run as processes of their own, in turn, on the same machine; the generator keeps 1, 16 and 64 connections busy,
 //! each with its own session and rising message ids (equal bodies are one turn by contract). What counts is the ratio.
 
 #![allow(
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const CONNECTIONS: usize = 16;
-const RUNS: usize = 7;
+const CONNECTIONS: [usize; 3] = [1, 16, 64];
+const RUNS: usize = 5;
 const RUN: Duration = Duration::from_secs(2);
 const BODY_BYTES: usize = 1024;
 
@@ -28,32 +28,39 @@ fn main() {
     if args.iter().any(|arg| arg == "--floor") {
         return floor();
     }
-    let floor_args = ["--floor"];
     let us = std::env::current_exe().expect("a path");
-    let turnhost = env!("CARGO_BIN_EXE_turnhost");
-    let echo = ["--agent", "echo", "--port", "0", "--log-level", "error"];
-    let mut samples: [Vec<Sample>; 2] = [Vec::new(), Vec::new()];
-    for run in 0..=RUNS {
-        for (which, (program, args)) in
-            [(turnhost.as_ref(), &echo[..]), (us.as_path(), &floor_args[..])].into_iter().enumerate()
-        {
-            let mut server = Served::start(program, args);
-            let sample = server.load();
-            // The first round warms the machine up.
-            if run > 0 {
-                samples[which].push(sample);
+    let turnhost = std::path::Path::new(env!("CARGO_BIN_EXE_turnhost"));
+    println!("{BODY_BYTES}-byte bodies, median of {RUNS} alternating runs of {RUN:?}");
+    println!("connections               requests/s   ratio   CPU µs/request   p50 µs   p99 µs");
+    for connections in CONNECTIONS {
+        let mut samples: [Vec<Sample>; 3] = [Vec::new(), Vec::new(), Vec::new()];
+        for run in 0..=RUNS {
+            for (which, samples) in samples.iter_mut().enumerate() {
+                // On the disk of the build, since a folder of the system may be in memory.
+                let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+                let folder = folder.path().to_str().expect("text");
+                let ours = ["--agent", "echo", "--port", "0", "--log-level", "error", "--data-dir"];
+                let mut server = match which {
+                    0 => Served::start(&us, &["--floor"]),
+                    1 => Served::start(turnhost, &[&ours[..], &["memory"]].concat()),
+                    _ => Served::start(turnhost, &[&ours[..], &[folder]].concat()),
+                };
+                let sample = server.load(connections);
+                // The first round warms the machine up.
+                if run > 0 {
+                    samples.push(sample);
+                }
             }
         }
+        let mut floor = None;
+        for (name, samples) in ["bare actix", "turnhost, memory", "turnhost, stored"].iter().zip(&samples) {
+            let of = |value: fn(&Sample) -> f64| median(samples.iter().map(value).collect());
+            let per_second = of(|s| s.per_second);
+            let ratio = per_second / *floor.get_or_insert(per_second);
+            let (cpu, p50, p99) = (of(|s| s.cpu_us), of(|s| s.p50_us), of(|s| s.p99_us));
+            println!("{connections:>11} {name:<18} {per_second:>6.0} {ratio:>7.2} {cpu:>16.1} {p50:>8.0} {p99:>8.0}");
+        }
     }
-    let [ours, floor] = samples.map(|samples| {
-        let of = |value: fn(&Sample) -> f64| median(samples.iter().map(value).collect());
-        (of(|s| s.per_second), of(|s| s.cpu_us), of(|s| s.p50_us), of(|s| s.p99_us))
-    });
-    println!("{CONNECTIONS} connections, {BODY_BYTES}-byte bodies, median of {RUNS} alternating runs of {RUN:?}");
-    println!("            requests/s   CPU µs/request   p50 µs   p99 µs");
-    println!("turnhost    {:>10.0}   {:>14.1}   {:>6.0}   {:>6.0}", ours.0, ours.1, ours.2, ours.3);
-    println!("bare actix  {:>10.0}   {:>14.1}   {:>6.0}   {:>6.0}", floor.0, floor.1, floor.2, floor.3);
-    println!("ratio       {:>10.2}   {:>14.2}", ours.0 / floor.0, ours.1 / floor.1);
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -100,13 +107,13 @@ impl Served {
         Self { child, port: port.parse().expect("a number") }
     }
 
-    fn load(&mut self) -> Sample {
+    fn load(&mut self, connections: usize) -> Sample {
         let before = self.cpu();
         let began = Instant::now();
         let port = self.port;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let mut latencies: Vec<f64> = runtime.block_on(async {
-            let connections: Vec<_> = (0..CONNECTIONS).map(|session| tokio::spawn(generate(port, session))).collect();
+            let connections: Vec<_> = (0..connections).map(|session| tokio::spawn(generate(port, session))).collect();
             let mut all = Vec::new();
             for connection in connections {
                 all.extend(connection.await.expect("a connection's run"));
