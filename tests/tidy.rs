@@ -184,7 +184,7 @@ fn rooms_import_only_what_they_may() {
 
 #[test]
 fn adapters_do_not_know_each_other() {
-    let protocols = ["dari", "runtimeuse", "v1"];
+    let protocols = ["dari", "runtimeuse", "sessions", "v1"];
     let mut wrong = Vec::new();
     for (name, text) in sources() {
         for one in protocols {

@@ -3,6 +3,7 @@
 //! Owns what happens between `bind` and exit. `Server::builder` is the way in for people who embed turnhost.
 
 use super::dari::{Dari, DariOptions};
+use super::sessions::{Sessions, SessionsOptions};
 use super::{Access, ApiLimits, Protocol, Runtime, hangup, routes, unread};
 use crate::engine::{Engine, EngineOptions};
 use crate::handler::{DynHandler, Handler};
@@ -50,6 +51,9 @@ pub enum ServerError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// There is no folder for sessions.
+    #[error("no folder for sessions: {0}")]
+    Sessions(std::io::Error),
     /// The handler cannot work.
     #[error("{0}")]
     Handler(String),
@@ -71,6 +75,7 @@ pub struct ServerBuilder {
     engine: EngineOptions,
     limits: ApiLimits,
     dari: DariOptions,
+    sessions: SessionsOptions,
     redactor: Redactor,
     grace: Duration,
     workers: usize,
@@ -107,6 +112,7 @@ impl Server {
             engine: EngineOptions::default(),
             limits: ApiLimits::default(),
             dari: DariOptions::default(),
+            sessions: SessionsOptions::default(),
             redactor: Redactor::default(),
             grace: Duration::from_secs(10),
             workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2)),
@@ -130,6 +136,7 @@ impl Server {
         let store = builder.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let tasks = TaskTracker::new();
         let engine = Engine::new(builder.engine, handler.clone(), store, builder.redactor, tasks.clone());
+        let sessions = Sessions::open(builder.sessions).map_err(ServerError::Sessions)?;
         let stopping = CancellationToken::new();
         let runtime = web::Data::new(Runtime {
             engine: engine.clone(),
@@ -138,6 +145,7 @@ impl Server {
             room: super::runtimeuse::Room::new(builder.limits.max_messages_total),
             limits: builder.limits,
             dari: Dari::new(builder.dari),
+            sessions,
             stopping: stopping.clone(),
         });
         let mut server = HttpServer::new(move || {
@@ -335,6 +343,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn dari(mut self, options: DariOptions) -> Self {
         self.dari = options;
+        self
+    }
+
+    /// Where the sessions of the agentruntime protocol are kept, and which agents they may name.
+    #[must_use]
+    pub fn sessions(mut self, options: SessionsOptions) -> Self {
+        self.sessions = options;
         self
     }
 

@@ -3,7 +3,7 @@
 //! Owns the signals and the line that says where it listens.
 
 use super::{INTERRUPTED, OK, agent};
-use crate::api::{Listening, Server};
+use crate::api::{Listening, Server, SessionsOptions};
 use crate::config::{ConfigError, ServeConfig, ServeFlags};
 use crate::process;
 use crate::redact::Redactor;
@@ -31,7 +31,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         tracing::warn!(%error, "orphans of a killed shim would not be found");
     }
     let tasks = TaskTracker::new();
-    let handler = agent::handler(&config.agent, &tasks);
+    let handler = agent::handlers(&config.agent, &tasks);
     let server = Server::builder()
         .shared_handler(handler)
         .port(config.port)
@@ -42,6 +42,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         .engine(config.agent.engine.clone())
         .limits(config.limits)
         .dari(config.dari)
+        .sessions(SessionsOptions { agents: agent::offered(&config.agent), ..config.sessions })
         .redactor(own)
         .grace(config.grace);
     let server = match config.data_dir.as_deref().map(SqliteStore::open) {

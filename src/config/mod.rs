@@ -6,12 +6,13 @@ mod claude;
 mod codex;
 mod openai;
 mod program;
+mod sessions;
 mod values;
 mod work;
 
 pub use program::{HandlerProgram, Language};
 
-use crate::api::{ApiLimits, DariEvents, DariOptions, Protocol};
+use crate::api::{ApiLimits, DariEvents, DariOptions, Protocol, SessionsOptions};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
 use crate::handler::claude::ClaudeOptions;
 use crate::handler::codex::CodexOptions;
@@ -155,12 +156,12 @@ pub struct ServeFlags {
     /// Origin of web pages that may call, besides the server's own; may be repeated
     #[arg(long, env = "TURNHOST_ALLOW_ORIGIN", value_delimiter = ',', action = clap::ArgAction::Append, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// Protocols to serve: dari, runtimeuse, v1
+    /// Protocols to serve: dari, runtimeuse, sessions, v1
     #[arg(
         long,
         env = "TURNHOST_PROTOCOLS",
         value_name = "LIST",
-        help = "Protocols to serve: dari, runtimeuse, v1 [default: all]"
+        help = "Protocols to serve: dari, runtimeuse, sessions, v1 [default: all]"
     )]
     protocols: Option<String>,
     /// Path of Dari's health check
@@ -178,6 +179,9 @@ pub struct ServeFlags {
     /// A folder for what outlives the server: sessions, answers, events. Without it they live in memory
     #[arg(long, env = "TURNHOST_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Sessions of the agentruntime protocol that may live at once; 0 = no limit
+    #[arg(long, env = "TURNHOST_MAX_SESSIONS", default_value = "0", value_name = "N")]
+    max_sessions: String,
     /// How long running turns may go on once the server is asked to stop
     #[arg(long, env = "TURNHOST_GRACE", default_value = "10s", value_name = "TIME")]
     grace: String,
@@ -303,6 +307,8 @@ pub struct ServeConfig {
     pub data_dir: Option<PathBuf>,
     /// Paths and instructions of Dari.
     pub dari: DariOptions,
+    /// Where sessions of the agentruntime protocol are kept, and how many there may be.
+    pub sessions: SessionsOptions,
     /// Bounds of the adapters.
     pub limits: ApiLimits,
     /// How long running turns may go on.
@@ -354,6 +360,8 @@ impl ServeFlags {
         if dari.health_path == dari.advance_path {
             return Err(ConfigError("--dari-health-path and --dari-advance-path must differ".to_owned()));
         }
+        let data_dir = self.data_dir.filter(|folder| !folder.as_os_str().is_empty());
+        let sessions = sessions::options(data_dir.clone(), &self.max_sessions, &agent.environment)?;
         Ok(ServeConfig {
             port,
             hosts,
@@ -364,7 +372,8 @@ impl ServeFlags {
             dari,
             limits,
             grace: duration("--grace", &self.grace)?,
-            data_dir: self.data_dir.filter(|folder| !folder.as_os_str().is_empty()),
+            data_dir,
+            sessions,
             agent,
         })
     }

@@ -4,6 +4,7 @@
 //! says events, and returns one reply.
 
 mod agent_error;
+mod agents;
 mod chatter;
 pub mod claude;
 pub mod codex;
@@ -14,6 +15,7 @@ mod schema;
 mod sink;
 pub mod stdio;
 
+pub use agents::Agents;
 pub use sink::{Cancel, InputRefused, Inputs, Listener, Room, Sink, TurnOver};
 
 use crate::model::{Answer, Fault, FaultCode, RawJson, SessionId, StateChange, TurnId, TurnRequest};

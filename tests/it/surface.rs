@@ -14,11 +14,10 @@ const KEPT_FREE: &[&str] = &[
     "/api/agents/1",
     "/socket.io/",
     "/socket.io/?EIO=4&transport=websocket",
-    "/sessions",
     "/sessions/create",
     "/sessions/1/message",
     "/ws",
-    "/ws/sessions/1",
+    "/ws/else",
     "/v1",
     "/v1/else",
     "/agent-profiles",
@@ -248,7 +247,7 @@ async fn protocols_that_are_off_free_their_paths() {
     assert_eq!(moved.get("/health").await.status, 404);
 
     for (list, sentence) in [
-        ("dari,telnet", "Error: unknown protocol \"telnet\". Choose from: dari, runtimeuse, v1\n"),
+        ("dari,telnet", "Error: unknown protocol \"telnet\". Choose from: dari, runtimeuse, sessions, v1\n"),
         (",", "Error: --protocols names none\n"),
     ] {
         let end = turnhost(&["--agent", "echo", "--port", "0", "--protocols", list]).await;
