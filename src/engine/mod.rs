@@ -7,6 +7,7 @@
 
 mod commands;
 mod funnel;
+mod hook;
 mod log;
 mod messages;
 mod registry;
@@ -20,6 +21,7 @@ mod redaction_tests;
 #[cfg(test)]
 mod tests;
 
+pub use hook::Hook;
 pub use log::{Followed, Follower, LogLimits};
 pub use turn::TurnRecord;
 

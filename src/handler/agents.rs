@@ -64,6 +64,14 @@ impl DynHandler for Agents {
         }
     }
 
+    fn end_session<'a>(&'a self, session: &'a SessionId, grace: Duration) -> BoxFuture<'a, ()> {
+        async move {
+            let all = self.all();
+            join_all(all.iter().map(|handler| handler.end_session(session, grace))).await;
+        }
+        .boxed()
+    }
+
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()> {
         async move {
             let all = self.all();

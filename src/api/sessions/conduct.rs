@@ -3,11 +3,12 @@
 //! Owns the one task of a session. It belongs to the main runtime, outlives every request about it, and writes the log to
 //! its last line.
 
-use super::book;
 use super::ending::{Exit, TurnEnd};
+use super::hooks::{self, Beside, Hooks};
 use super::lines::Lines;
 use super::session::{Input, Session};
 use super::times::now;
+use super::{AgentKind, book};
 use crate::api::Runtime;
 use crate::engine::{Followed, Follower, TurnRecord};
 use crate::model::{CancelReason, StateChange, StateIn, TurnRequest, What};
@@ -28,6 +29,8 @@ const STALL_WARNING: Duration = Duration::from_mins(10);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// How long a turn that is stopped may take; the engine's own grace is less.
 const STOPPING: Duration = Duration::from_secs(5);
+/// How long an agent may take to end after SIGTERM.
+const KILLING: Duration = Duration::from_secs(1);
 /// A session whose turns fail like this so often in a row, without a success, is ended.
 const HOPELESS: u32 = 3;
 
@@ -38,6 +41,8 @@ pub struct Plan {
     pub prompt: Option<String>,
     /// How long it may take in all.
     pub timeout: Option<Duration>,
+    pub hooks: Hooks,
+    pub kind: AgentKind,
 }
 
 struct Conductor {
@@ -55,12 +60,14 @@ struct Conductor {
     last_said: Instant,
     is_warned: bool,
     failures: (Option<&'static str>, u32),
+    hooks: Hooks,
+    beside: Option<Beside>,
 }
 
 /// Lives a session to its end.
 pub async fn conduct(runtime: web::Data<Runtime>, session: Arc<Session>, plan: Plan) {
     let mut conductor = Conductor {
-        lines: Lines::new(session.clone()),
+        lines: Lines::new(session.clone(), plan.kind),
         runtime,
         session,
         template: plan.template,
@@ -72,12 +79,36 @@ pub async fn conduct(runtime: web::Data<Runtime>, session: Arc<Session>, plan: P
         last_said: Instant::now(),
         is_warned: false,
         failures: (None, 0),
+        hooks: plan.hooks,
+        beside: None,
     };
-    let exit = conductor.live(plan.timeout.map(|timeout| Instant::now() + timeout)).await;
+    let exit = match conductor.prepare().await {
+        Ok(()) => conductor.live(plan.timeout.map(|timeout| Instant::now() + timeout)).await,
+        Err(exit) => exit,
+    };
     conductor.end(exit).await;
 }
 
 impl Conductor {
+    /// What comes before the first turn.
+    async fn prepare(&mut self) -> Result<(), Exit> {
+        for name in ["pre_init", "post_init"] {
+            let stop = self.session.kill.clone();
+            let ran = self.hooks.run(name, &self.runtime, &mut self.lines, &stop).await;
+            if let Err(reason) = ran {
+                if stop.is_cancelled() {
+                    return Err(Exit::killed("the session was deleted"));
+                }
+                let message = format!("{name} hook failed: {name}: {reason}");
+                self.lines.error(ErrorData { message: &message, code: Some(500), ..ErrorData::default() });
+                return Err(Exit { code: 1, ..Exit::killed(&message) });
+            }
+        }
+        self.beside = self.hooks.beside(&self.runtime, &mut self.lines);
+        let _ = self.lines.flush().await;
+        Ok(())
+    }
+
     async fn live(&mut self, deadline: Option<Instant>) -> Exit {
         let mut heartbeat = ticker(HEARTBEAT);
         let mut again = ticker(TRY_AGAIN);
@@ -98,6 +129,10 @@ impl Conductor {
                     }
                 }
                 input = session.told() => self.hear(input),
+                said = Beside::next(&mut self.beside) => match said {
+                    Some(line) => hooks::output(&mut self.lines, "sidecar", &line),
+                    None => self.beside = None,
+                },
                 _ = again.tick(), if !self.steers.is_empty() => {}
                 _ = heartbeat.tick() => self.lines.heartbeat(true),
                 () = at(warn_at) => self.warn(),
@@ -301,7 +336,18 @@ impl Conductor {
                 tracing::error!(session = %self.session.engine_id, "a turn did not end when it was stopped");
             }
         }
-        self.runtime.engine.close_connection_session(&self.session.engine_id);
+        if exit.code == 0 {
+            // It ends by itself, and writes what it has to write.
+            self.runtime.engine.close_connection_session(&self.session.engine_id);
+        } else {
+            self.runtime.engine.end_session(&self.session.engine_id, KILLING).await;
+        }
+        if let Some(beside) = self.beside.take() {
+            beside.end(&mut self.lines).await;
+        }
+        // Its failure changes nothing any more, and it may not hold up the end for ever.
+        let never = tokio_util::sync::CancellationToken::new();
+        let _ = self.hooks.run("post_run", &self.runtime, &mut self.lines, &never).await;
         let detail = exit.detail.as_deref();
         if exit.code != 0 {
             self.lines.system([

@@ -3,6 +3,7 @@
 //! Owns which event becomes which line, and what is counted on the way. When lines are written, and how a session ends, is
 //! `conduct`'s.
 
+use super::AgentKind;
 use super::ending::{self, TurnEnd};
 use super::session::Session;
 use super::times::now;
@@ -19,6 +20,8 @@ pub struct Lines {
     session: Arc<Session>,
     /// Whether the agent is Codex, whose tools have names of their own here.
     is_codex: bool,
+    /// Whether the agent tells of itself when it begins.
+    tells_itself: bool,
     out: Vec<u8>,
     /// Where the log is to go on.
     at: u64,
@@ -54,13 +57,13 @@ fn object<const N: usize>(pairs: [(&str, Value); N]) -> LineData<'static> {
 }
 
 impl Lines {
-    pub fn new(session: Arc<Session>) -> Self {
-        let (agent, began) = session.look(|record| (record.agent.clone(), record.created_at));
+    pub fn new(session: Arc<Session>, kind: AgentKind) -> Self {
+        let began = session.look(|record| record.created_at);
         let at = session.log.end().bytes;
-        let is_codex = agent == "codex";
         Self {
             session,
-            is_codex,
+            is_codex: kind == AgentKind::Codex,
+            tells_itself: kind != AgentKind::Other,
             out: Vec::new(),
             at,
             calls: HashMap::new(),
@@ -171,14 +174,20 @@ impl Lines {
         let mut data = detail.map_or_else(Map::new, |detail| members(detail.as_str()));
         if kind == "started" {
             self.turn.has_begun = true;
+            // What these agents tell of themselves comes right behind.
+            if self.tells_itself {
+                return;
+            }
+        }
+        if kind == "session" {
             let native = ["session_id", "thread_id"].iter().find_map(|name| data.get(*name)?.as_str());
             if let Some(native) = native.map(str::to_owned) {
                 self.native_id(&native);
             }
         }
         let (line, subtype) = match kind {
-            "started" if self.is_codex => ("system", "thread_started"),
-            "started" => ("system", "init"),
+            "session" if self.is_codex => ("system", "thread_started"),
+            "started" | "session" => ("system", "init"),
             "stderr" | "agent_raw" | "stdout_raw" | "lifecycle" => ("system", kind),
             "retry" => ("system", "api_retry"),
             "warning" | "heard" | "compaction" | "compact_boundary" | "permission_denied" | "informational" => {

@@ -7,7 +7,9 @@ mod book;
 mod bridge;
 mod conduct;
 mod ending;
+mod hooks;
 mod lines;
+mod materialise;
 mod request;
 mod session;
 mod shown;
@@ -180,9 +182,15 @@ fn open(body: &Bytes, runtime: &Runtime) -> Result<Opened, Refusal> {
     if most > 0 && sessions.book.live() >= most {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "max sessions limit reached"));
     }
+    let record = asked.record.clone();
     let session = sessions.book.add(asked.uuid, asked.record);
     let session = session.map_err(|error| broken(&format!("the session cannot be kept: {error}")))?;
-    Ok((session, asked.plan, asked.warnings))
+    let made = materialise::materialise(&asked.request, asked.kind, &record, &session.folder, sessions);
+    let made = made.map_err(|error| {
+        sessions.book.remove(&session);
+        broken(&format!("the agent's configuration cannot be written: {error}"))
+    })?;
+    Ok((session, request::plan(asked.request, asked.kind, &record, made, asked.start), asked.warnings))
 }
 
 async fn list(runtime: web::Data<Runtime>) -> HttpResponse {

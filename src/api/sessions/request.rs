@@ -3,6 +3,8 @@
 //! Owns that order and those words. What comes of it is a record, a plan for the session's task, and warnings.
 
 use super::conduct::Plan;
+use super::hooks::Hooks;
+use super::materialise::Materialised;
 use super::{AgentKind, Sessions, book, times, work_dir};
 use crate::json;
 use crate::model::{EnvPolicy, OnDrain, RawJson, SessionId, StateIn, TurnRequest};
@@ -44,15 +46,24 @@ impl Refusal {
 }
 
 /// A session that may begin.
-pub struct Asked {
+pub struct Asked<'a> {
     pub uuid: Uuid,
     pub record: SessionRecord,
-    pub plan: Plan,
+    pub request: SessionRequest<'a>,
+    pub kind: AgentKind,
+    pub start: Start,
     pub warnings: Vec<String>,
 }
 
+/// How its first turn begins.
+pub struct Start {
+    engine_id: SessionId,
+    state: Option<RawJson>,
+    timeout: Option<Duration>,
+}
+
 /// Checks a request, up to the limit of sessions.
-pub fn check(body: &[u8], sessions: &Sessions) -> Result<Asked, Refusal> {
+pub fn check<'a>(body: &'a [u8], sessions: &Sessions) -> Result<Asked<'a>, Refusal> {
     let text = json::check(body).map_err(|error| Refusal::bad(format!("invalid request body: {error}")))?;
     if !json::is_object(text) {
         return Err(Refusal::bad("invalid request body: expected an object"));
@@ -112,23 +123,31 @@ pub fn check(body: &[u8], sessions: &Sessions) -> Result<Asked, Refusal> {
         interactive: request.interactive,
         state: "running".to_owned(),
         created_at: times::now(),
-        work_dir: folder.clone(),
+        work_dir: folder,
         ..SessionRecord::default()
     };
     let warnings = without_effect(&request);
-    let plan = plan(request, engine_id, state, timeout, folder.map(PathBuf::from));
-    Ok(Asked { uuid, record, plan, warnings })
+    let start = Start { engine_id, state, timeout };
+    Ok(Asked { uuid, record, request, kind, start, warnings })
 }
 
-fn plan(
+/// What the session's task is to do.
+pub fn plan(
     request: SessionRequest<'_>,
-    session: SessionId,
-    state: Option<RawJson>,
-    timeout: Option<Duration>,
-    folder: Option<PathBuf>,
+    kind: AgentKind,
+    record: &SessionRecord,
+    made: Materialised,
+    start: Start,
 ) -> Plan {
-    let env: BTreeMap<String, Secret> =
+    let mounts = mounts(&request);
+    let folder = record.work_dir.as_deref().map(PathBuf::from);
+    let hooks = Hooks::new(request.lifecycle, mounts, folder.clone(), record);
+    let mut env: BTreeMap<String, Secret> =
         request.env.into_iter().map(|(name, value)| (name, Secret::new(value))).collect();
+    for (name, value) in made.env {
+        env.entry(name.to_owned()).or_insert_with(|| Secret::new(value));
+    }
+    let metadata = Some(Value::Object(made.metadata)).filter(|metadata| metadata != &object!({}));
     let is_secret = |name: &str, value: &Secret| {
         let name = name.to_ascii_uppercase();
         ["KEY", "TOKEN", "SECRET", "PASSWORD"].iter().any(|end| name.ends_with(end)) && value.expose().len() >= 8
@@ -136,16 +155,23 @@ fn plan(
     let secrets = env.iter().filter(|(name, value)| is_secret(name, value)).map(|(_, value)| value.clone()).collect();
     let template = TurnRequest {
         model: Some(request.model).filter(|model| !model.is_empty()),
-        state: StateIn::Given(state),
+        state: StateIn::Given(start.state),
+        metadata: metadata.map(|metadata| RawJson::from_valid(metadata.to_string())),
         env: Some(env),
         env_policy: EnvPolicy::AllowList,
         secrets,
         agent: Some(request.agent.into()),
         cwd: folder,
         on_drain: OnDrain::Cancel,
-        ..TurnRequest::new(session, "sessions", "")
+        ..TurnRequest::new(start.engine_id, "sessions", "")
     };
-    Plan { template, prompt: Some(request.prompt).filter(|prompt| !prompt.is_empty()), timeout }
+    Plan {
+        template,
+        prompt: Some(request.prompt).filter(|prompt| !prompt.is_empty()),
+        timeout: start.timeout,
+        hooks,
+        kind,
+    }
 }
 
 /// The UUID, and the form in which it is shown: as it was sent, where it has hyphens and nothing else.

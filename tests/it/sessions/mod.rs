@@ -1,6 +1,8 @@
 //! The agentruntime 0.8 protocol: sessions over HTTP, and their stream.
 
+mod agents;
 mod bad_requests;
+mod hooks;
 mod many;
 mod rest;
 mod stream;
