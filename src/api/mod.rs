@@ -129,6 +129,11 @@ impl Runtime {
         self.protocols.contains(&protocol)
     }
 
+    /// Whether turns may name this agent.
+    pub(crate) fn offers(&self, agent: &str) -> bool {
+        self.sessions.offers(agent)
+    }
+
     /// Whether nothing but Dari's two contract routes may answer.
     pub(crate) fn is_dari_only(&self) -> bool {
         self.protocols.iter().eq([&Protocol::Dari])

@@ -3,7 +3,7 @@
 //! Owns nothing else: what the options mean is `config`'s, what a handler does is `handler`'s.
 
 use crate::api::AgentKind;
-use crate::config::{AGENTS, Agent, AgentConfig, HandlerProgram, Language};
+use crate::config::{Agent, AgentConfig, HandlerProgram, Language};
 use crate::handler::claude::Claude;
 use crate::handler::codex::Codex;
 use crate::handler::echo::Echo;
@@ -17,33 +17,48 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
-/// Every agent that the server offers by name: the built-in ones, and the one of its options.
-pub fn offered(config: &AgentConfig) -> Vec<(String, AgentKind)> {
-    let mut all: Vec<(String, AgentKind)> = AGENTS.iter().map(|name| ((*name).to_owned(), kind(name))).collect();
-    if let Agent::Program(program) = &config.agent {
-        all.push((program_name(program), AgentKind::Other));
+/// Every agent that a server offers by name, and what it is: the built-in ones, the one of its options, and those that are
+/// defined. A defined one may take the name of another.
+pub fn offered(config: &AgentConfig, defined: &[(String, AgentConfig)]) -> Vec<(String, AgentKind)> {
+    let mut all: BTreeMap<String, AgentKind> = BTreeMap::new();
+    for agent in BUILT_IN {
+        all.insert(name(&agent), kind(&agent));
     }
-    all
+    all.insert(name(&config.agent), kind(&config.agent));
+    all.extend(defined.iter().map(|(name, config)| (name.clone(), kind(&config.agent))));
+    all.into_iter().collect()
 }
 
-fn kind(built_in: &str) -> AgentKind {
-    match built_in {
-        "claude" => AgentKind::Claude,
-        "codex" => AgentKind::Codex,
-        _ => AgentKind::Other,
+const BUILT_IN: [Agent; 4] = [Agent::Echo, Agent::OpenAi, Agent::Claude, Agent::Codex];
+
+fn kind(agent: &Agent) -> AgentKind {
+    match agent {
+        Agent::Claude => AgentKind::Claude,
+        Agent::Codex => AgentKind::Codex,
+        Agent::Echo | Agent::OpenAi | Agent::Program(_) => AgentKind::Other,
     }
 }
 
-/// The handler of a server: the agent that the options ask for, and beside it every other that may be named.
-pub fn handlers(config: &AgentConfig, tasks: &TaskTracker) -> Arc<dyn DynHandler> {
+fn name(agent: &Agent) -> String {
+    match agent {
+        Agent::Echo => "echo".to_owned(),
+        Agent::OpenAi => "openai".to_owned(),
+        Agent::Claude => "claude".to_owned(),
+        Agent::Codex => "codex".to_owned(),
+        Agent::Program(program) => program_name(program),
+    }
+}
+
+/// The handler of a server: the agent that its options ask for, and beside it every other that may be named.
+pub fn handlers(config: &AgentConfig, defined: &[(String, AgentConfig)], tasks: &TaskTracker) -> Arc<dyn DynHandler> {
     let first = handler(config, &config.agent, tasks);
     let mut named: BTreeMap<String, Arc<dyn DynHandler>> = BTreeMap::new();
-    for agent in [Agent::Echo, Agent::OpenAi, Agent::Claude, Agent::Codex] {
-        let handler = if agent == config.agent { first.clone() } else { handler(config, &agent, tasks) };
-        named.insert(handler.name().to_owned(), handler);
+    for agent in BUILT_IN.iter().filter(|agent| **agent != config.agent) {
+        named.insert(name(agent), handler(config, agent, tasks));
     }
-    if let Agent::Program(program) = &config.agent {
-        named.insert(program_name(program), first.clone());
+    named.insert(name(&config.agent), first.clone());
+    for (name, config) in defined {
+        named.insert(name.clone(), handler(config, &config.agent, tasks));
     }
     Arc::new(Agents::new(first, named))
 }

@@ -31,7 +31,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         tracing::warn!(%error, "orphans of a killed shim would not be found");
     }
     let tasks = TaskTracker::new();
-    let handler = agent::handlers(&config.agent, &tasks);
+    let handler = agent::handlers(&config.agent, &config.agents, &tasks);
     let server = Server::builder()
         .shared_handler(handler)
         .port(config.port)
@@ -42,7 +42,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         .engine(config.agent.engine.clone())
         .limits(config.limits)
         .dari(config.dari)
-        .sessions(SessionsOptions { agents: agent::offered(&config.agent), ..config.sessions })
+        .sessions(SessionsOptions { agents: agent::offered(&config.agent, &config.agents), ..config.sessions })
         .redactor(own)
         .grace(config.grace);
     let server = match config.data_dir.as_deref().map(SqliteStore::open) {

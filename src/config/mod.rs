@@ -2,6 +2,7 @@
 //!
 //! Owns every option's name, environment form and default. The only reader of the environment.
 
+mod agents;
 mod claude;
 mod codex;
 mod openai;
@@ -141,6 +142,8 @@ pub struct AgentFlags {
 pub struct ServeFlags {
     #[command(flatten)]
     agent: AgentFlags,
+    #[command(flatten)]
+    agents: agents::AgentsFlags,
     /// Port to listen on; 0 takes a free one [default: $PORT, else 8080]
     #[arg(long, env = "TURNHOST_PORT", value_name = "N")]
     port: Option<String>,
@@ -291,6 +294,8 @@ pub struct AgentConfig {
 pub struct ServeConfig {
     /// The agent.
     pub agent: AgentConfig,
+    /// Further agents by name.
+    pub agents: Vec<(String, AgentConfig)>,
     /// The port; 0 takes a free one.
     pub port: u16,
     /// The addresses; `None` is both loopback ones.
@@ -361,6 +366,7 @@ impl ServeFlags {
             return Err(ConfigError("--dari-health-path and --dari-advance-path must differ".to_owned()));
         }
         let data_dir = self.data_dir.filter(|folder| !folder.as_os_str().is_empty());
+        let agents = self.agents.defined(&agent.workspace)?;
         let sessions = sessions::options(data_dir.clone(), &self.max_sessions, &agent.environment)?;
         Ok(ServeConfig {
             port,
@@ -374,6 +380,7 @@ impl ServeFlags {
             grace: duration("--grace", &self.grace)?,
             data_dir,
             sessions,
+            agents,
             agent,
         })
     }

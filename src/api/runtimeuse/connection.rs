@@ -35,6 +35,8 @@ pub struct Connection {
     pub runtime: web::Data<Runtime>,
     pub session: SessionId,
     pub lifetime: Lifetime,
+    /// Who runs its turns, if the client has said.
+    pub agent: Option<Arc<str>>,
     pub seen: Seen,
     pub hangup: Option<Hangup>,
     /// Where a client that lost its connection wants to go on, and what it had opted in to.
@@ -286,6 +288,7 @@ fn turn_request(request: Request, connection: &Connection) -> TurnRequest {
         && work.watch.is_none();
     TurnRequest {
         lifetime: connection.lifetime,
+        agent: connection.agent.clone(),
         repeat: Repeat::Never,
         source_id: request.source_id,
         system_prompt: request.system_prompt,

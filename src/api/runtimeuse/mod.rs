@@ -19,6 +19,7 @@ use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use connection::Connection;
 use inspect::{Inspected, Seen};
+use std::sync::Arc;
 
 pub use inspect::Room;
 
@@ -50,6 +51,10 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
         Ok(None) => (engine::draw_connection_session(), Lifetime::Connection),
         Err(answer) => return answer,
     };
+    let agent = match named_agent(request, runtime) {
+        Ok(agent) => agent,
+        Err(answer) => return answer,
+    };
     let goes_on = match goes_on(request, lifetime) {
         Ok(goes_on) => goes_on,
         Err(answer) => return answer,
@@ -74,7 +79,7 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     };
     let messages = messages.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
     let hangup = request.conn_data::<super::hangup::Hangup>().cloned();
-    let connection = Connection { runtime: runtime.clone(), session, lifetime, seen, hangup, goes_on };
+    let connection = Connection { runtime: runtime.clone(), session, lifetime, agent, seen, hangup, goes_on };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
     response
@@ -114,6 +119,16 @@ fn named_session(request: &HttpRequest) -> Result<Option<SessionId>, HttpRespons
     id.map(|id| SessionId::new(&id))
         .transpose()
         .map_err(|error| HttpResponse::BadRequest().json(serde_json::json!({"error": format!("session: {error}")})))
+}
+
+/// `?agent=NAME`
+fn named_agent(request: &HttpRequest, runtime: &Runtime) -> Result<Option<Arc<str>>, HttpResponse> {
+    let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
+    let Some(name) = query.ok().and_then(|mut query| query.remove("agent")) else { return Ok(None) };
+    if runtime.offers(&name) {
+        return Ok(Some(name.into()));
+    }
+    Err(HttpResponse::BadRequest().json(serde_json::json!({"error": format!("unknown agent: {name}")})))
 }
 
 /// The peer echoes the first subprotocol it is offered, whatever it is.

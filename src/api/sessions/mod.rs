@@ -91,6 +91,11 @@ impl Sessions {
         Ok(Self { options, book })
     }
 
+    /// Whether this agent may be named.
+    pub fn offers(&self, agent: &str) -> bool {
+        self.kind(agent).is_some()
+    }
+
     fn kind(&self, agent: &str) -> Option<AgentKind> {
         self.options.agents.iter().find(|(name, _)| name == agent).map(|(_, kind)| *kind)
     }

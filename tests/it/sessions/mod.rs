@@ -4,6 +4,7 @@ mod agents;
 mod bad_requests;
 mod hooks;
 mod many;
+mod named;
 mod rest;
 mod stream;
 
