@@ -39,7 +39,8 @@ fn kind(agent: &Agent) -> AgentKind {
     }
 }
 
-fn name(agent: &Agent) -> String {
+/// What an agent is called by.
+pub fn name(agent: &Agent) -> String {
     match agent {
         Agent::Echo => "echo".to_owned(),
         Agent::OpenAi => "openai".to_owned(),

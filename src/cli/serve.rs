@@ -2,7 +2,7 @@
 //!
 //! Owns the signals and the line that says where it listens.
 
-use super::{INTERRUPTED, OK, agent};
+use super::{INTERRUPTED, OK, agent, sidecar};
 use crate::api::{Listening, Server, SessionsOptions};
 use crate::config::{ConfigError, ServeConfig, ServeFlags};
 use crate::process;
@@ -26,6 +26,11 @@ pub fn serve(runtime: &Runtime, flags: ServeFlags) -> Result<u8, ConfigError> {
 }
 
 async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigError> {
+    let sessions = SessionsOptions {
+        agents: agent::offered(&config.agent, &config.agents),
+        sidecar: sidecar::request(&config.agent)?,
+        ..config.sessions
+    };
     let mut signals = Signals::new().map_err(|error| ConfigError(format!("signals cannot be caught: {error}")))?;
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "orphans of a killed shim would not be found");
@@ -42,7 +47,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         .engine(config.agent.engine.clone())
         .limits(config.limits)
         .dari(config.dari)
-        .sessions(SessionsOptions { agents: agent::offered(&config.agent, &config.agents), ..config.sessions })
+        .sessions(sessions)
         .redactor(own)
         .grace(config.grace);
     let server = match config.data_dir.as_deref().map(SqliteStore::open) {

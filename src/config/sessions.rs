@@ -21,6 +21,7 @@ pub fn options(
         data_dir,
         home: variable(environment, "HOME").map(PathBuf::from),
         agents: Vec::new(),
+        sidecar: String::new(),
         max_sessions: number("--max-sessions", max_sessions)?,
     })
 }

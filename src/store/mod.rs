@@ -7,7 +7,7 @@ mod memory;
 mod spill;
 mod sqlite;
 
-pub use lines::LineLog;
+pub use lines::{LineLog, LogEnd};
 pub use memory::MemoryStore;
 pub use spill::{Extent, Spill, SpillError, SpillLimits, Spilled};
 pub use sqlite::{OpenError, SqliteStore};

@@ -374,6 +374,19 @@ pub struct Content {
     pub content: String,
 }
 
+/// A command to the sidecar, on `/ws`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Command<'a> {
+    /// `prompt`, `interrupt`, `steer`, `context` or `mention`.
+    #[serde(deserialize_with = "or_default")]
+    pub r#type: String,
+    /// A [`Content`] or a [`Pointed`].
+    #[serde(borrow)]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub data: Option<&'a RawValue>,
+}
+
 /// A frame to a client of `/ws/sessions/:id`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -16,7 +16,6 @@ const KEPT_FREE: &[&str] = &[
     "/socket.io/?EIO=4&transport=websocket",
     "/sessions/create",
     "/sessions/1/message",
-    "/ws",
     "/ws/else",
     "/v1",
     "/v1/else",

@@ -8,6 +8,7 @@ use super::{PIECE, parameter, unknown};
 use crate::api::Runtime;
 use crate::api::hangup::Hangup;
 use crate::json;
+use crate::store::LogEnd;
 use crate::wire::sessions::{ClientFrame, Pointed, ServerFrame};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// Between two pings.
@@ -174,6 +175,13 @@ fn lines(pointed: &Pointed) -> String {
     }
 }
 
+/// Waits until a log has grown, or has got its end.
+pub async fn wait_for(ends: &mut watch::Receiver<LogEnd>) {
+    if ends.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 struct Writer {
     session: Arc<Session>,
     socket: Socket,
@@ -237,7 +245,7 @@ impl Writer {
                     Some(aside) => self.aside(aside).await?,
                     None => return Ok(()),
                 },
-                _ = ends.changed() => {}
+                () = wait_for(&mut ends) => {}
                 _ = ping.tick() => self.socket.ping(b"").await?,
             }
         }

@@ -13,6 +13,7 @@ mod materialise;
 mod request;
 mod session;
 mod shown;
+mod sidecar;
 mod times;
 mod work_dir;
 
@@ -31,6 +32,7 @@ use session::Session;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 /// The largest body of a new session.
 const BODY: usize = 32 << 20;
@@ -50,6 +52,8 @@ pub struct SessionsOptions {
     pub agents: Vec<(String, AgentKind)>,
     /// Sessions that may live at once; 0 is no limit.
     pub max_sessions: usize,
+    /// What the sidecar asks for, as the body of a request.
+    pub sidecar: String,
 }
 
 /// What an agent is, as far as the protocol makes a difference.
@@ -79,6 +83,8 @@ impl AgentKind {
 pub struct Sessions {
     options: SessionsOptions,
     book: Book,
+    /// The session of the sidecar, once somebody has connected to it.
+    sidecar: OnceCell<Arc<Session>>,
 }
 
 impl Sessions {
@@ -88,7 +94,7 @@ impl Sessions {
     /// No folder can be made.
     pub fn open(options: SessionsOptions) -> io::Result<Self> {
         let book = Book::open(options.data_dir.as_deref())?;
-        Ok(Self { options, book })
+        Ok(Self { options, book, sidecar: OnceCell::new() })
     }
 
     /// Whether this agent may be named.
@@ -117,6 +123,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .service(upgrade("/sessions/{id}/info").route(web::get().to(info)))
         .service(upgrade("/sessions/{id}/logs").route(web::get().to(logs)))
         .service(upgrade("/sessions/{id}/log").route(web::get().to(whole_log)).route(web::head().to(whole_log)))
+        .service(upgrade("/ws").route(web::get().to(sidecar::upgrade)))
         .service(upgrade("/ws/sessions/{id}").route(web::get().to(bridge::upgrade)));
 }
 
@@ -146,9 +153,8 @@ async fn create(request: HttpRequest, payload: web::Payload, runtime: web::Data<
     let opened = runtime.engine.spawn(async move {
         let opening_too = opening.clone();
         let opened = tokio::task::spawn_blocking(move || open(&body, &opening_too)).await;
-        let (session, plan, warnings) = opened.unwrap_or_else(|error| Err(broken(&error.to_string())))?;
-        let _task = opening.engine.spawn(conduct(opening.clone(), session.clone(), plan));
-        Ok((session, warnings))
+        let opened = opened.unwrap_or_else(|error| Err(broken(&error.to_string())))?;
+        Ok(begin(&opening, opened))
     });
     let (session, warnings) = match opened.await {
         Ok(Ok(opened)) => opened,
@@ -173,6 +179,12 @@ async fn create(request: HttpRequest, payload: web::Payload, runtime: web::Data<
 
 fn broken(reason: &str) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason)
+}
+
+/// Starts the task of a session.
+fn begin(runtime: &web::Data<Runtime>, (session, plan, warnings): Opened) -> (Arc<Session>, Vec<String>) {
+    let _task = runtime.engine.spawn(conduct(runtime.clone(), session.clone(), plan));
+    (session, warnings)
 }
 
 type Opened = (Arc<Session>, conduct::Plan, Vec<String>);

@@ -40,6 +40,15 @@ impl Refusal {
         Self { status: StatusCode::BAD_REQUEST, body }
     }
 
+    /// What is wrong, in one line.
+    pub fn text(&self) -> String {
+        let error = self.body["error"].as_str().unwrap_or_default();
+        match self.body["message"].as_str() {
+            Some(message) => format!("{error}: {message}"),
+            None => error.to_owned(),
+        }
+    }
+
     pub fn answer(&self) -> HttpResponse {
         HttpResponse::build(self.status).content_type(super::JSON).body(self.body.to_string())
     }

@@ -6,6 +6,7 @@ mod hooks;
 mod many;
 mod named;
 mod rest;
+mod sidecar;
 mod stream;
 
 use crate::support::{HttpAnswer, PATIENCE, Server, WsClient, read};
