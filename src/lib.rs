@@ -48,7 +48,7 @@ pub mod wire;
 
 pub use api::{
     Access, AccessError, AgentKind, ApiLimits, DariOptions, Listening, Protocol, RequestLimits, Server, ServerBuilder,
-    ServerError, SessionsOptions,
+    ServerError, SessionsOptions, Stalls,
 };
 pub use artifact::download::DownloadLimits;
 pub use artifact::handout::HandoutLimits;

@@ -94,7 +94,7 @@ fn one(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Every token a request presents: bearer, the password of basic authentication, `?token=`.
+/// Every token a request presents: bearer, the password of basic authentication, `?token=`, a subprotocol.
 fn presented<'a>(headers: &'a HeaderMap, query: &'a str) -> impl Iterator<Item = String> + 'a {
     let from_headers = headers.get_all(header::AUTHORIZATION).filter_map(|value| {
         let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
@@ -110,7 +110,11 @@ fn presented<'a>(headers: &'a HeaderMap, query: &'a str) -> impl Iterator<Item =
     });
     let query = actix_web::web::Query::<Vec<(String, String)>>::from_query(query).map(|query| query.into_inner());
     let from_query = query.unwrap_or_default().into_iter().filter(|(name, _)| name == "token").map(|(_, value)| value);
-    from_headers.chain(from_query)
+    // Browsers can give a WebSocket nothing but the names of subprotocols.
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|value| value.to_str().ok());
+    let offered =
+        offered.flat_map(|value| value.split(',')).filter_map(|word| word.trim().strip_prefix("agentd.auth."));
+    from_headers.chain(from_query).chain(offered.map(str::to_owned))
 }
 
 fn same(given: &str, token: &Secret) -> bool {
@@ -170,6 +174,10 @@ mod tests {
             assert_eq!(access.check(&headers(&[(header::AUTHORIZATION, &good)]), ""), Ok(()), "{good}");
         }
         assert_eq!(access.check(&HeaderMap::new(), "a=b&token=s3cret%3Awith+colon"), Ok(()));
+        let open = Access::new(&any, Some(Secret::new("s3cret")), false, vec![]).unwrap();
+        let offered = |words| open.check(&headers(&[(header::SEC_WEBSOCKET_PROTOCOL, words)]), "");
+        assert_eq!(offered("x, agentd.auth.s3cret"), Ok(()));
+        assert_eq!(offered("agentd.auth.wrong, s3cret"), Err(Denied::Token));
         for (header, query) in
             [("Bearer wrong", ""), ("Basic !!!", ""), ("Digest s3cret:with colon", ""), ("Bearer ", "token=")]
         {

@@ -22,6 +22,7 @@ pub async fn health(runtime: web::Data<Runtime>) -> HttpResponse {
             "busy": turns > 0,
             "turns": turns,
             "runtime": "local",
+            "default_runtime": "local",
             "runtimes": ["local"],
             "sessions": {"loaded": runtime.engine.sessions()},
         })

@@ -29,6 +29,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
     let sessions = SessionsOptions {
         agents: agent::offered(&config.agent, &config.agents),
         sidecar: sidecar::request(&config.agent)?,
+        stalls: sidecar::stalls(&config.agent)?,
         ..config.sessions
     };
     let mut signals = Signals::new().map_err(|error| ConfigError(format!("signals cannot be caught: {error}")))?;

@@ -3,22 +3,45 @@
 //! Owns the meaning of `AGENT_PROMPT`, `AGENT_CONFIG`, `SESSION_ID` and `TASK_ID`.
 
 use super::agent;
+use crate::api::Stalls;
 use crate::config::{AgentConfig, ConfigError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use std::ffi::OsStr;
+use std::time::Duration;
 
 /// Variables that mean something to an agent: a sidecar that a user starts by hand passes its own on.
 const OF_AGENTS: [&str; 4] = ["ANTHROPIC_", "OPENAI_", "CODEX_", "CLAUDE_CODE_"];
 
+/// `AGENT_CONFIG`
+fn own(config: &AgentConfig) -> Result<Map<String, Value>, ConfigError> {
+    match variable(config, "AGENT_CONFIG") {
+        "" => Ok(Map::new()),
+        text => serde_json::from_str(text).map_err(|error| ConfigError(format!("AGENT_CONFIG: {error}"))),
+    }
+}
+
+fn variable<'a>(config: &'a AgentConfig, name: &str) -> &'a str {
+    config.environment.get(OsStr::new(name)).and_then(|value| value.to_str()).unwrap_or("")
+}
+
+/// Its limits on silence, in seconds: 0 is the usual one, -1 none.
+pub fn stalls(config: &AgentConfig) -> Result<Stalls, ConfigError> {
+    let own = own(config)?;
+    let usual = Stalls::default();
+    let limit = |name: &str, usual: Option<Duration>| match own.get(name).and_then(Value::as_f64) {
+        Some(seconds) if seconds < 0.0 => None,
+        Some(seconds) if seconds > 0.0 => Duration::try_from_secs_f64(seconds).ok().or(usual),
+        _ => usual,
+    };
+    Ok(Stalls { warning: limit("stall_warning_timeout", usual.warning), kill: limit("stall_kill_timeout", usual.kill) })
+}
+
 /// The body of a request for the sidecar's session.
 pub fn request(config: &AgentConfig) -> Result<String, ConfigError> {
-    let variable = |name: &str| config.environment.get(OsStr::new(name)).and_then(|value| value.to_str()).unwrap_or("");
-    let own: Map<String, Value> = match variable("AGENT_CONFIG") {
-        "" => Map::new(),
-        text => serde_json::from_str(text).map_err(|error| ConfigError(format!("AGENT_CONFIG: {error}")))?,
-    };
+    let variable = |name: &str| variable(config, name);
+    let own = own(config)?;
     let prompt = variable("AGENT_PROMPT");
     let decoded = STANDARD.decode(prompt).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let prompt = decoded.unwrap_or_else(|| prompt.to_owned());

@@ -4,7 +4,7 @@
 
 use super::ConfigError;
 use super::values::{number, variable};
-use crate::api::SessionsOptions;
+use crate::api::{SessionsOptions, Stalls};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ pub fn options(
         home: variable(environment, "HOME").map(PathBuf::from),
         agents: Vec::new(),
         sidecar: String::new(),
+        stalls: Stalls::default(),
         max_sessions: number("--max-sessions", max_sessions)?,
     })
 }

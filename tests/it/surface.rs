@@ -168,7 +168,7 @@ async fn health_tells_how_the_server_is() {
     let mut server = Server::start(&["--agent", "echo", "--grace", "20s"]);
     let idle = json!({
         "ok": true, "status": "ok", "version": env!("CARGO_PKG_VERSION"), "agent": "echo", "busy": false, "turns": 0,
-        "runtime": "local", "runtimes": ["local"], "sessions": {"loaded": 0},
+        "runtime": "local", "default_runtime": "local", "runtimes": ["local"], "sessions": {"loaded": 0},
     });
     for path in ["/health", "/health/", "/health?x=y"] {
         let get = http(&server, &format!("GET {path}")).await;

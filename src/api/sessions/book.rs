@@ -23,10 +23,23 @@ const RECORD: &str = "session.json";
 /// The agent's opaque state, beside it.
 const STATE: &str = "state.json";
 
+/// Why a session is not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdded {
+    #[error("session_id already exists")]
+    Exists,
+    #[error("max sessions limit reached")]
+    Full,
+    #[error("the session cannot be kept: {0}")]
+    Io(#[from] io::Error),
+}
+
 /// All sessions.
 pub struct Book {
     folder: PathBuf,
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
+    /// One session is opened at a time: an id, and the last place, are given once.
+    opening: Mutex<()>,
     /// Held as long as the folder is ours.
     _lock: Option<Flock<File>>,
     /// Without a folder that was named, one that goes with the server.
@@ -50,7 +63,8 @@ impl Book {
                 (passing.path().to_owned(), None, Some(passing))
             }
         };
-        let book = Self { folder, sessions: Mutex::default(), _lock: lock, _passing: passing };
+        let book =
+            Self { folder, sessions: Mutex::default(), opening: Mutex::default(), _lock: lock, _passing: passing };
         book.read()?;
         Ok(book)
     }
@@ -96,8 +110,15 @@ impl Book {
         Session::new(uuid, record, folder.to_owned(), LineLog::past(path)).ok()
     }
 
-    /// Opens a new session.
-    pub fn add(&self, uuid: Uuid, record: SessionRecord) -> io::Result<Arc<Session>> {
+    /// Opens a new session, if less than `most` live; 0 is no limit.
+    pub fn add(&self, uuid: Uuid, record: SessionRecord, most: usize) -> Result<Arc<Session>, NotAdded> {
+        let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.get(&uuid).is_some() {
+            return Err(NotAdded::Exists);
+        }
+        if most > 0 && self.live() >= most {
+            return Err(NotAdded::Full);
+        }
         let folder = self.folder.join(format!("{}-sessions", record.agent)).join(uuid.hyphenated().to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let log = LineLog::create(self.folder.join(format!("logs/{}.ndjson", uuid.hyphenated())))?;

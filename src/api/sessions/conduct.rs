@@ -23,8 +23,6 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 const BATCH: usize = 64 << 10;
 /// Between two signs of life in the log.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// A running turn that is silent for so long is told of.
-const STALL_WARNING: Duration = Duration::from_mins(10);
 /// How often a message for a turn that does not listen yet is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// How long a turn that is stopped may take; the engine's own grace is less.
@@ -112,16 +110,18 @@ impl Conductor {
     async fn live(&mut self, deadline: Option<Instant>) -> Exit {
         let mut heartbeat = ticker(HEARTBEAT);
         let mut again = ticker(TRY_AGAIN);
-        let (session, stopping) = (self.session.clone(), self.runtime.stopping.clone());
+        let (session, draining) = (self.session.clone(), self.runtime.engine.draining());
         loop {
             if let Some(exit) = self.next_turn().await {
                 return exit;
             }
-            let warn_at = Some(self.last_said + STALL_WARNING).filter(|_| self.running.is_some() && !self.is_warned);
+            let stalls = self.runtime.sessions.options.stalls;
+            let silent = |after: Option<Duration>| Some(self.last_said + after?).filter(|_| self.running.is_some());
+            let (warn_at, kill_at) = (silent(stalls.warning).filter(|_| !self.is_warned), silent(stalls.kill));
             tokio::select! {
                 biased;
                 () = session.kill.cancelled() => return Exit::killed("the session was deleted"),
-                () = stopping.cancelled() => return Exit::killed("the server is stopping"),
+                () = draining.cancelled() => return Exit::killed("the server is stopping"),
                 () = at(deadline) => return self.out_of_time(),
                 batch = next_of(&mut self.follower) => {
                     if let Some(exit) = self.take(batch).await {
@@ -135,7 +135,8 @@ impl Conductor {
                 },
                 _ = again.tick(), if !self.steers.is_empty() => {}
                 _ = heartbeat.tick() => self.lines.heartbeat(true),
-                () = at(warn_at) => self.warn(),
+                () = at(warn_at) => self.warn(stalls.warning.unwrap_or_default()),
+                () = at(kill_at) => return self.stalled(),
             }
             self.steer();
             if let Err(error) = self.lines.flush().await {
@@ -298,14 +299,23 @@ impl Conductor {
         }
     }
 
-    fn warn(&mut self) {
+    /// A turn has been silent for too long.
+    fn stalled(&mut self) -> Exit {
+        let message = format!("the agent was silent for {} seconds", self.last_said.elapsed().as_secs());
+        let end =
+            TurnEnd { message: Some(message.clone()), exit: Exit::limit("stall", true, message), ..TurnEnd::default() };
+        self.tell_error(&end, true);
+        end.exit
+    }
+
+    fn warn(&mut self, threshold: Duration) {
         self.is_warned = true;
         let silence = self.last_said.elapsed().as_secs();
         self.lines.system([
             ("subtype", "stall_warning".into()),
             ("message", format!("the agent has said nothing for {silence} seconds").into()),
             ("silence", silence.into()),
-            ("threshold", STALL_WARNING.as_secs().into()),
+            ("threshold", threshold.as_secs().into()),
         ]);
     }
 

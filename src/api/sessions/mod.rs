@@ -23,7 +23,7 @@ use crate::wire::sessions::SessionResponse;
 use actix_files::NamedFile;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, guard, web};
-use book::Book;
+use book::{Book, NotAdded};
 use bytes::Bytes;
 use conduct::conduct;
 use request::Refusal;
@@ -32,6 +32,7 @@ use session::Session;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// The largest body of a new session.
@@ -54,6 +55,23 @@ pub struct SessionsOptions {
     pub max_sessions: usize,
     /// What the sidecar asks for, as the body of a request.
     pub sidecar: String,
+    /// What the silence of a running turn leads to.
+    pub stalls: Stalls,
+}
+
+/// What the silence of a running turn leads to. `None`: nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Stalls {
+    /// It is told of after this long.
+    pub warning: Option<Duration>,
+    /// The session is ended after this long.
+    pub kill: Option<Duration>,
+}
+
+impl Default for Stalls {
+    fn default() -> Self {
+        Self { warning: Some(Duration::from_mins(10)), kill: Some(Duration::from_mins(50)) }
+    }
 }
 
 /// What an agent is, as far as the protocol makes a difference.
@@ -195,13 +213,16 @@ fn open(body: &Bytes, runtime: &Runtime) -> Result<Opened, Refusal> {
     if runtime.engine.is_draining() {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
     }
-    let most = sessions.options.max_sessions;
-    if most > 0 && sessions.book.live() >= most {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "max sessions limit reached"));
-    }
     let record = asked.record.clone();
-    let session = sessions.book.add(asked.uuid, asked.record);
-    let session = session.map_err(|error| broken(&format!("the session cannot be kept: {error}")))?;
+    let session = sessions.book.add(asked.uuid, asked.record, sessions.options.max_sessions);
+    let session = session.map_err(|error| {
+        let status = match error {
+            NotAdded::Exists => StatusCode::CONFLICT,
+            NotAdded::Full => StatusCode::SERVICE_UNAVAILABLE,
+            NotAdded::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Refusal::new(status, error.to_string())
+    })?;
     let made = materialise::materialise(&asked.request, asked.kind, &record, &session.folder, sessions);
     let made = made.map_err(|error| {
         sessions.book.remove(&session);

@@ -212,6 +212,13 @@ pub async fn tell_session(line: &[u8], sink: &Sink) {
     progress(sink, "session", &as_told(parse(line))).await;
 }
 
+/// Says what the program says on standard error.
+pub async fn tell_stderr(text: &str, sink: &Sink) {
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        progress(sink, "stderr", &json!({"text": line})).await;
+    }
+}
+
 /// What the program tells of itself, less what is long and the same everywhere.
 fn as_told(mut detail: Value) -> Value {
     if let Some(members) = detail.as_object_mut() {

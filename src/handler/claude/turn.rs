@@ -2,7 +2,7 @@
 //!
 //! Owns which line ends which turn, steering, and stopping.
 
-use super::live::{Gone, Live};
+use super::live::{Gone, Heard, Live};
 use super::pool::Pool;
 use super::saying::{self, Saying, Sign};
 use super::{Begin, ending, is_for_the_start, may_have_key};
@@ -189,7 +189,15 @@ impl<'a> Talk<'a> {
         loop {
             let line = tokio::select! {
                 biased;
-                line = cli.next() => line,
+                heard = cli.heard() => match heard {
+                    Heard::Line(line) => line,
+                    Heard::Stderr(text) => {
+                        if self.turn.has_own_environment() {
+                            saying::tell_stderr(&text, self.sink).await;
+                        }
+                        continue;
+                    }
+                },
                 text = self.turn.inputs.next() => {
                     match self.say(cli, &text).await {
                         Ok(uuid) => self.steers.insert(uuid),
@@ -390,6 +398,11 @@ impl<'a> Talk<'a> {
     async fn crashed(&mut self, cli: &mut Live) -> Ended {
         let phase = if self.saying.has_begun { "turn" } else { "start" };
         let fault = cli.crash(phase).await;
+        if self.turn.has_own_environment() {
+            for text in cli.last_asides() {
+                saying::tell_stderr(&text, self.sink).await;
+            }
+        }
         if self.state.is_some() && cli.says_unknown() { Ended::Unknown } else { Ended::Crashed(fault) }
     }
 

@@ -2,6 +2,7 @@
 
 mod agents;
 mod bad_requests;
+mod better;
 mod hooks;
 mod many;
 mod named;
