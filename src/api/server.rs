@@ -51,9 +51,6 @@ pub enum ServerError {
         /// What the system says.
         error: std::io::Error,
     },
-    /// There is no folder for sessions.
-    #[error("no folder for sessions: {0}")]
-    Sessions(std::io::Error),
     /// The handler cannot work.
     #[error("{0}")]
     Handler(String),
@@ -136,7 +133,9 @@ impl Server {
         let store = builder.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let tasks = TaskTracker::new();
         let engine = Engine::new(builder.engine, handler.clone(), store, builder.redactor, tasks.clone());
-        let sessions = Sessions::open(builder.sessions).map_err(ServerError::Sessions)?;
+        let serves_sessions = builder.protocols.contains(&Protocol::Sessions);
+        let sessions =
+            if serves_sessions { Sessions::open(builder.sessions) } else { Sessions::closed(builder.sessions) };
         let stopping = CancellationToken::new();
         let runtime = web::Data::new(Runtime {
             engine: engine.clone(),

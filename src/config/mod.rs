@@ -182,9 +182,8 @@ pub struct ServeFlags {
     /// A folder for what outlives the server: sessions, answers, events. Without it they live in memory
     #[arg(long, env = "TURNHOST_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Sessions of the agentruntime protocol that may live at once; 0 = no limit
-    #[arg(long, env = "TURNHOST_MAX_SESSIONS", default_value = "0", value_name = "N")]
-    max_sessions: String,
+    #[command(flatten)]
+    sessions: sessions::SessionsFlags,
     /// How long running turns may go on once the server is asked to stop
     #[arg(long, env = "TURNHOST_GRACE", default_value = "10s", value_name = "TIME")]
     grace: String,
@@ -367,7 +366,7 @@ impl ServeFlags {
         }
         let data_dir = self.data_dir.filter(|folder| !folder.as_os_str().is_empty());
         let agents = self.agents.defined(&agent.workspace)?;
-        let sessions = sessions::options(data_dir.clone(), &self.max_sessions, &agent.environment)?;
+        let sessions = sessions::options(data_dir.clone(), &self.sessions, &agent.environment)?;
         Ok(ServeConfig {
             port,
             hosts,

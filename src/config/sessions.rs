@@ -3,16 +3,31 @@
 //! Owns where its sessions are kept when nobody says otherwise.
 
 use super::ConfigError;
-use super::values::{number, variable};
+use super::values::{number, optional_duration, size, variable};
 use crate::api::{SessionsOptions, Stalls};
+use clap::Args;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+/// Bounds of sessions.
+#[derive(Debug, Args, Clone)]
+pub struct SessionsFlags {
+    /// Sessions of the agentruntime protocol that may live at once; 0 = no limit
+    #[arg(long, env = "TURNHOST_MAX_SESSIONS", default_value = "0", value_name = "N")]
+    max_sessions: String,
+    /// How long an ended session of agentruntime is remembered, with its log; off = for ever
+    #[arg(long, env = "TURNHOST_LOG_MAX_AGE", default_value = "off", value_name = "TIME")]
+    log_max_age: String,
+    /// How much the logs of ended sessions may take together, the oldest go first; off = any
+    #[arg(long, env = "TURNHOST_LOG_MAX_BYTES", default_value = "off", value_name = "SIZE")]
+    log_max_bytes: String,
+}
+
 /// The folder is the server's own for everything that outlives it, else the one that the protocol's own variable names.
 pub fn options(
     data_dir: Option<PathBuf>,
-    max_sessions: &str,
+    flags: &SessionsFlags,
     environment: &BTreeMap<OsString, OsString>,
 ) -> Result<SessionsOptions, ConfigError> {
     let named = || variable(environment, "AGENTRUNTIME_DATA_DIR").map(PathBuf::from);
@@ -23,6 +38,8 @@ pub fn options(
         agents: Vec::new(),
         sidecar: String::new(),
         stalls: Stalls::default(),
-        max_sessions: number("--max-sessions", max_sessions)?,
+        max_sessions: number("--max-sessions", &flags.max_sessions)?,
+        log_max_age: optional_duration("--log-max-age", &flags.log_max_age)?,
+        log_max_bytes: Some(size("--log-max-bytes", &flags.log_max_bytes)?).filter(|most| *most > 0),
     })
 }

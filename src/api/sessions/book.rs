@@ -14,7 +14,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -35,11 +36,27 @@ pub enum NotAdded {
 }
 
 /// All sessions.
+#[derive(Default)]
 pub struct Book {
-    folder: PathBuf,
+    place: OnceLock<Place>,
+    limits: Limits,
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
     /// One session is opened at a time: an id, and the last place, are given once.
     opening: Mutex<()>,
+}
+
+/// How much of the past is kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// How long a session is remembered that has ended.
+    pub max_age: Option<Duration>,
+    /// How many bytes the logs of those may have together.
+    pub max_bytes: Option<u64>,
+}
+
+/// Where they are kept.
+struct Place {
+    folder: PathBuf,
     /// Held as long as the folder is ours.
     _lock: Option<Flock<File>>,
     /// Without a folder that was named, one that goes with the server.
@@ -47,31 +64,36 @@ pub struct Book {
 }
 
 impl Book {
-    /// Opens the folder and reads what is in it.
-    pub fn open(folder: Option<&Path>) -> io::Result<Self> {
-        let named = folder.and_then(|folder| match lock(folder) {
-            Ok(lock) => Some((folder.to_owned(), lock)),
-            Err(error) => {
+    /// Opens the folder and reads what is in it. One that cannot be used is told of, and sessions end with the server.
+    pub fn open(folder: Option<&Path>, limits: Limits) -> Self {
+        let book = Self { limits, ..Self::default() };
+        if let Some(folder) = folder {
+            let opened = lock(folder).and_then(|lock| {
+                let place = Place { folder: folder.to_owned(), _lock: Some(lock), _passing: None };
+                let _ = book.place.set(place);
+                book.read(folder)
+            });
+            if let Err(error) = opened {
                 tracing::warn!(folder = %folder.display(), %error, "the folder of the sessions cannot be used: they end with this server");
-                None
             }
-        });
-        let (folder, lock, passing) = match named {
-            Some((folder, lock)) => (folder, Some(lock), None),
-            None => {
-                let passing = tempfile::Builder::new().prefix("turnhost-sessions-").tempdir()?;
-                (passing.path().to_owned(), None, Some(passing))
-            }
-        };
-        let book =
-            Self { folder, sessions: Mutex::default(), opening: Mutex::default(), _lock: lock, _passing: passing };
-        book.read()?;
-        Ok(book)
+            book.prune();
+        }
+        book
+    }
+
+    /// The folder; made when it is first needed, where none was named.
+    fn folder(&self) -> io::Result<&Path> {
+        if let Some(place) = self.place.get() {
+            return Ok(&place.folder);
+        }
+        let passing = tempfile::Builder::new().prefix("turnhost-sessions-").tempdir()?;
+        let new = Place { folder: passing.path().to_owned(), _lock: None, _passing: Some(passing) };
+        Ok(&self.place.get_or_init(|| new).folder)
     }
 
     /// The sessions that were before this server.
-    fn read(&self) -> io::Result<()> {
-        for kind in fs::read_dir(&self.folder)?.flatten() {
+    fn read(&self, folder: &Path) -> io::Result<()> {
+        for kind in fs::read_dir(folder)?.flatten() {
             if !kind.file_name().to_string_lossy().ends_with("-sessions") {
                 continue;
             }
@@ -89,7 +111,7 @@ impl Book {
         let text = fs::read(folder.join(RECORD)).ok()?;
         let mut record: SessionRecord = serde_json::from_slice(&text).ok()?;
         let uuid = Uuid::parse_str(&record.id).ok()?;
-        let path = self.log_path(&uuid);
+        let path = self.log_path(&uuid)?;
         if record.state == "running" {
             let detail = "the server ended while the session ran";
             record.error_detail = Some(detail.to_owned());
@@ -119,9 +141,10 @@ impl Book {
         if most > 0 && self.live() >= most {
             return Err(NotAdded::Full);
         }
-        let folder = self.folder.join(format!("{}-sessions", record.agent)).join(uuid.hyphenated().to_string());
+        let all = self.folder()?;
+        let folder = all.join(format!("{}-sessions", record.agent)).join(uuid.hyphenated().to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        let log = LineLog::create(self.folder.join(format!("logs/{}.ndjson", uuid.hyphenated())))?;
+        let log = LineLog::create(all.join(format!("logs/{}.ndjson", uuid.hyphenated())))?;
         save(&folder, &record);
         let session = Arc::new(Session::new(uuid, record, folder, log).map_err(io::Error::other)?);
         self.locked().insert(uuid, session.clone());
@@ -157,12 +180,37 @@ impl Book {
     }
 
     /// Where the log of a session is, whether there is such a session or not.
-    pub fn log_path(&self, uuid: &Uuid) -> PathBuf {
-        let logs = self.folder.join("logs");
+    pub fn log_path(&self, uuid: &Uuid) -> Option<PathBuf> {
+        let logs = self.place.get()?.folder.join("logs");
         let path = logs.join(format!("{}.ndjson", uuid.hyphenated()));
         // Older versions of the peer wrote this one.
         let older = logs.join(format!("{}.jsonl", uuid.hyphenated()));
-        if !path.exists() && older.exists() { older } else { path }
+        Some(if !path.exists() && older.exists() { older } else { path })
+    }
+
+    /// Forgets sessions that have ended, with their logs, as far as the limits say so: the oldest first.
+    pub fn prune(&self) {
+        let Limits { max_age, max_bytes } = self.limits;
+        if max_age.is_none() && max_bytes.is_none() {
+            return;
+        }
+        let ended = |session: &Arc<Session>| session.look(|record| record.ended_at).filter(|_| !session.is_live());
+        let mut past: Vec<(u64, Arc<Session>)> =
+            self.all().into_iter().filter_map(|session| Some((ended(&session)?, session))).collect();
+        past.sort_by_key(|(ended, _)| *ended);
+        let oldest = max_age.map(|age| times::now().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+        let mut bytes: u64 = past.iter().map(|(_, session)| session.log.end().bytes).sum();
+        for (ended, session) in past {
+            let is_old = oldest.is_some_and(|oldest| ended < oldest);
+            if !is_old && max_bytes.is_none_or(|most| bytes <= most) {
+                break;
+            }
+            bytes -= session.log.end().bytes;
+            self.remove(&session);
+            if let Err(error) = fs::remove_file(session.log.path()) {
+                tracing::debug!(log = %session.log.path().display(), %error, "a log was not removed");
+            }
+        }
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {

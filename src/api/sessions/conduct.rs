@@ -158,7 +158,8 @@ impl Conductor {
         }
         let request = TurnRequest { prompt, ..self.template.clone() };
         self.template.state = StateIn::Stored;
-        let submitted = if self.follower.is_some() {
+        // A session that was quiet for long may have been unloaded: its log is followed anew then.
+        let submitted = if self.follower.as_ref().is_some_and(|follower| !follower.is_at_end()) {
             self.runtime.engine.submit(request).await.map(|ticket| ticket.turn)
         } else {
             self.runtime.engine.submit_and_follow(request).await.map(|(ticket, follower)| {
@@ -390,6 +391,8 @@ impl Conductor {
         }
         self.session.log.finish();
         self.session.over.cancel();
+        let runtime = self.runtime.clone();
+        let _ = tokio::task::spawn_blocking(move || runtime.sessions.book.prune()).await;
     }
 }
 

@@ -53,6 +53,10 @@ pub struct SessionsOptions {
     pub agents: Vec<(String, AgentKind)>,
     /// Sessions that may live at once; 0 is no limit.
     pub max_sessions: usize,
+    /// How long a session that has ended is remembered, with its log. `None`: for ever.
+    pub log_max_age: Option<Duration>,
+    /// How many bytes the logs of those may have together; the oldest go first. `None`: any.
+    pub log_max_bytes: Option<u64>,
     /// What the sidecar asks for, as the body of a request.
     pub sidecar: String,
     /// What the silence of a running turn leads to.
@@ -107,12 +111,15 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens what is kept.
-    ///
-    /// # Errors
-    /// No folder can be made.
-    pub fn open(options: SessionsOptions) -> io::Result<Self> {
-        let book = Book::open(options.data_dir.as_deref())?;
-        Ok(Self { options, book, sidecar: OnceCell::new() })
+    pub fn open(options: SessionsOptions) -> Self {
+        let limits = book::Limits { max_age: options.log_max_age, max_bytes: options.log_max_bytes };
+        let book = Book::open(options.data_dir.as_deref(), limits);
+        Self { options, book, sidecar: OnceCell::new() }
+    }
+
+    /// Where the protocol is not served: nothing is touched.
+    pub fn closed(options: SessionsOptions) -> Self {
+        Self { options, book: Book::default(), sidecar: OnceCell::new() }
     }
 
     /// Whether this agent may be named.
@@ -323,7 +330,8 @@ fn ndjson() -> mime::Mime {
 /// `GET /sessions/:id/log`: the file, also of a session that is no longer known.
 async fn whole_log(request: HttpRequest, id: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
     let Ok(uuid) = uuid::Uuid::parse_str(&id) else { return lost() };
-    match web::block(move || NamedFile::open(runtime.sessions.book.log_path(&uuid))).await {
+    let Some(path) = runtime.sessions.book.log_path(&uuid) else { return lost() };
+    match web::block(move || NamedFile::open(path)).await {
         Ok(Ok(file)) => file.set_content_type(ndjson()).disable_content_disposition().into_response(&request),
         _ => lost(),
     }

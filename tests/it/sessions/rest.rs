@@ -284,3 +284,32 @@ async fn a_stop() {
         assert_eq!(serde_json::from_str::<Value>(&record).unwrap()["state"], "failed");
     }
 }
+
+/// Logs of the past go when they are too old or too many; what lives stays.
+#[tokio::test]
+async fn pruning() {
+    let server = Server::start(&["--agent", "echo", "--log-max-bytes", "30k"]);
+    let live = create(&server, &json!({"agent": "echo", "interactive": true})).await;
+    let mut past = Vec::new();
+    for _ in 0..4 {
+        past.push(told(&server, "@delta 100 20").await);
+    }
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    while server.get(&format!("/sessions/{}", past[1])).await.status != 404 {
+        assert!(std::time::Instant::now() < deadline, "nothing was forgotten");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(server.get(&format!("/sessions/{}/log", past[0])).await.status, 404);
+    assert_eq!(server.get(&format!("/sessions/{}", past[3])).await.status, 200);
+    assert_eq!(server.get(&format!("/sessions/{live}")).await.status, 200);
+
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let mut server = Server::start(&["--agent", "echo", "--data-dir", data]);
+    let old = told(&server, "x").await;
+    server.signal(Signal::SIGTERM);
+    server.exited().await;
+    let server = Server::start(&["--agent", "echo", "--data-dir", data, "--log-max-age", "1ms"]);
+    assert_eq!(server.get("/sessions").await.body, "[]");
+    assert!(!folder.path().join(format!("logs/{old}.ndjson")).exists());
+}
