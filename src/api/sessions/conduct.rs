@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 /// Entries taken from the engine's log at once, in bytes.
 const BATCH: usize = 64 << 10;
@@ -29,6 +30,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 const STOPPING: Duration = Duration::from_secs(5);
 /// How long an agent may take to end after SIGTERM.
 const KILLING: Duration = Duration::from_secs(1);
+/// What a stopping server leaves to the last hook.
+const LAST_HOOK: Duration = Duration::from_secs(1);
 /// A session whose turns fail like this so often in a row, without a success, is ended.
 const HOPELESS: u32 = 3;
 
@@ -91,11 +94,21 @@ impl Conductor {
     /// What comes before the first turn.
     async fn prepare(&mut self) -> Result<(), Exit> {
         for name in ["pre_init", "post_init"] {
-            let stop = self.session.kill.clone();
-            let ran = self.hooks.run(name, &self.runtime, &mut self.lines, &stop).await;
-            if let Err(reason) = ran {
-                if stop.is_cancelled() {
+            let stop = CancellationToken::new();
+            let (kill, draining) = (self.session.kill.clone(), self.runtime.engine.draining());
+            let ended = async {
+                tokio::select! {
+                    () = kill.cancelled() => {}
+                    () = draining.cancelled() => {}
+                }
+            };
+            let running = self.hooks.run(name, &self.runtime, &mut self.lines, &stop);
+            if let Err(reason) = stopped_by(running, ended, &stop).await {
+                if kill.is_cancelled() {
                     return Err(Exit::killed("the session was deleted"));
+                }
+                if draining.is_cancelled() {
+                    return Err(Exit::killed("the server is stopping"));
                 }
                 let message = format!("{name} hook failed: {name}: {reason}");
                 self.lines.error(ErrorData { message: &message, code: Some(500), ..ErrorData::default() });
@@ -356,9 +369,13 @@ impl Conductor {
         if let Some(beside) = self.beside.take() {
             beside.end(&mut self.lines).await;
         }
-        // Its failure changes nothing any more, and it may not hold up the end for ever.
-        let never = tokio_util::sync::CancellationToken::new();
-        let _ = self.hooks.run("post_run", &self.runtime, &mut self.lines, &never).await;
+        // Its failure changes nothing any more, and it may not hold up the server's end.
+        let (stop, draining) = (CancellationToken::new(), self.runtime.engine.draining());
+        let late = async {
+            draining.cancelled().await;
+            tokio::time::sleep(LAST_HOOK).await;
+        };
+        let _ = stopped_by(self.hooks.run("post_run", &self.runtime, &mut self.lines, &stop), late, &stop).await;
         let detail = exit.detail.as_deref();
         if exit.code != 0 {
             self.lines.system([
@@ -393,6 +410,22 @@ impl Conductor {
         self.session.over.cancel();
         let runtime = self.runtime.clone();
         let _ = tokio::task::spawn_blocking(move || runtime.sessions.book.prune()).await;
+    }
+}
+
+/// Waits for something that is to stop when `fires` does.
+async fn stopped_by<T>(
+    running: impl Future<Output = T>,
+    fires: impl Future<Output = ()>,
+    stop: &CancellationToken,
+) -> T {
+    tokio::pin!(running, fires);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut running => return ended,
+            () = &mut fires, if !stop.is_cancelled() => stop.cancel(),
+        }
     }
 }
 

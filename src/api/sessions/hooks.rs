@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 const TIMEOUT: u32 = 30;
 /// How long one that runs beside the agent may take to end.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long any other may take that is stopped.
+const SHORT_GRACE: Duration = Duration::from_secs(1);
 /// Lines that wait to be written.
 const LINES: usize = 256;
 
@@ -60,7 +62,8 @@ impl Hooks {
             return None;
         }
         let program = self.on_this_machine(sent);
-        let hook = Hook { program, cwd: self.cwd.clone(), env: self.env.clone(), timeout, grace: GRACE };
+        let grace = if timeout.is_none() { GRACE } else { SHORT_GRACE };
+        let hook = Hook { program, cwd: self.cwd.clone(), env: self.env.clone(), timeout, grace };
         Some((hook, sent.to_owned()))
     }
 

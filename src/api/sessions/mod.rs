@@ -26,6 +26,7 @@ use actix_web::{HttpRequest, HttpResponse, guard, web};
 use book::{Book, NotAdded};
 use bytes::Bytes;
 use conduct::conduct;
+use futures_util::FutureExt;
 use request::Refusal;
 use serde_json::{Value, json};
 use session::Session;
@@ -208,7 +209,14 @@ fn broken(reason: &str) -> Refusal {
 
 /// Starts the task of a session.
 fn begin(runtime: &web::Data<Runtime>, (session, plan, warnings): Opened) -> (Arc<Session>, Vec<String>) {
-    let _task = runtime.engine.spawn(conduct(runtime.clone(), session.clone(), plan));
+    let (conducted, running) = (session.clone(), conduct(runtime.clone(), session.clone(), plan));
+    let _task = runtime.engine.spawn(async move {
+        // A defect of ours costs its session, and nobody waits for that for ever.
+        if std::panic::AssertUnwindSafe(running).catch_unwind().await.is_err() {
+            tracing::error!(session = %conducted.engine_id, "a session's task panicked");
+            conducted.lose();
+        }
+    });
     (session, warnings)
 }
 

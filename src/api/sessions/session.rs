@@ -157,6 +157,18 @@ impl Session {
         *self.inbox() = Inbox { is_closed: true, ..Inbox::default() };
     }
 
+    /// Its task is gone: it ends as it is.
+    pub fn lose(&self) {
+        self.close();
+        self.change(|record| {
+            "failed".clone_into(&mut record.state);
+            record.exit_code = Some(-1);
+            record.error_detail = Some("internal error".to_owned());
+        });
+        self.log.finish();
+        self.over.cancel();
+    }
+
     fn locked(&self) -> MutexGuard<'_, SessionRecord> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }

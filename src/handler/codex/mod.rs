@@ -84,8 +84,9 @@ impl Codex {
 
     /// The process that a turn needs.
     fn origin(&self, turn: &Turn) -> Result<Origin, AgentError> {
-        let key = turn.variable(KEY, &self.options.environment).map(Secret::new);
         let is_own = turn.has_own_environment();
+        let variable = |name: &str| turn.variable(name, &self.options.environment);
+        let key = variable(KEY).or_else(|| variable("CODEX_API_KEY").filter(|_| is_own)).map(Secret::new);
         if key.is_none() && !is_own {
             return Err(AgentError::no_key(KEY));
         }

@@ -155,6 +155,8 @@ async fn a_talk() {
         let id = stage.create(agent, &json!({"interactive": true, "prompt": "first"})).await;
         let mut reader = Reader::open(&stage.server, &id, "?since=0").await;
         reader.until_line("result").await;
+        let running = proc::descendants(stage.server.pid());
+        assert!(!running.is_empty() && running.iter().all(|one| !one.command.contains("first")), "{running:?}");
         reader.prompt("second").await;
         let lines = reader.until_line("result").await;
         assert_eq!(of(&lines, "result")[0]["text"], "two", "{agent}: {lines:?}");

@@ -58,6 +58,22 @@ async fn a_deaf_agent() {
     assert_eq!(reader.until("exit").await["exit_code"], -1);
 }
 
+/// A server that is killed takes its agents with it, and what those have started.
+#[tokio::test]
+async fn a_killed_server() {
+    let server = faked(&[]);
+    let mark = format!("turnhost-sessions-killed-{}", std::process::id());
+    let id = create(&server, &json!({"agent": "claude", "prompt": "deaf", "env": {"MARK": mark}})).await;
+    let mut reader = Reader::open(&server, &id, "?since=0").await;
+    reader.until_line("agent_message").await;
+    let marked = || proc::all().iter().filter(|one| one.command.contains(&mark)).count();
+    eventually("its child", || (marked() > 0).then_some(())).await;
+    let agents = proc::descendants(server.pid()).iter().filter(|one| one.command.contains("fake-claude -p")).count();
+    assert_eq!(agents, 1, "one session, one process");
+    server.signal(nix::sys::signal::Signal::SIGKILL);
+    eventually_within(Duration::from_secs(5), "nothing is left", || (marked() == 0).then_some(())).await;
+}
+
 /// An agent that ends with its last words: all of them are there. Nothing of it stays.
 #[tokio::test]
 async fn quick_ends() {

@@ -102,3 +102,29 @@ async fn failures() {
     let id = create(&server, &body(at, &json!({"pre_init": at.join("slow")}))).await;
     assert_eq!(delete(&server, &id).await.status, 200);
 }
+
+/// A stopping server does not wait for them.
+#[tokio::test]
+async fn a_stop() {
+    let (mut server, folder) = stage();
+    let at = folder.path();
+    script(at, "slow", "echo begun; exec sleep 60");
+    let before = create(&server, &body(at, &json!({"pre_init": at.join("slow")}))).await;
+    let mut asked = body(at, &json!({"post_run": at.join("slow")}));
+    asked["prompt"] = json!("@sleep 60000");
+    let after = create(&server, &asked).await;
+    let mut readers = Vec::new();
+    for id in [&before, &after] {
+        let mut reader = super::Reader::open(&server, id, "").await;
+        reader.until("connected").await;
+        readers.push(reader);
+    }
+    server.busy().await;
+    let began = std::time::Instant::now();
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    for reader in &mut readers {
+        assert_eq!(reader.until("exit").await["exit_code"], -1);
+    }
+    assert!(server.exited().await.success());
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+}
