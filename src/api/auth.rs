@@ -15,6 +15,8 @@ pub struct Access {
     /// On a loopback address a request must name one too: a web page that rebinds its name does not.
     loopback: bool,
     allowed_origins: Vec<String>,
+    /// Other names under which this machine is reached from within, without a port.
+    allowed_hosts: Vec<String>,
 }
 
 /// Why the rules cannot be set up.
@@ -65,7 +67,14 @@ impl Access {
         if !loopback && token.is_none() && !no_auth {
             return Err(AccessError::Open);
         }
-        Ok(Self { token, loopback, allowed_origins })
+        Ok(Self { token, loopback, allowed_origins, allowed_hosts: Vec::new() })
+    }
+
+    /// The same rules, and these further names in the Host header.
+    #[must_use]
+    pub fn allowing_hosts(mut self, hosts: Vec<String>) -> Self {
+        self.allowed_hosts = hosts;
+        self
     }
 
     /// Whether a request with this head may go on.
@@ -80,7 +89,10 @@ impl Access {
                 return Err(Denied::Origin);
             }
         }
-        if self.loopback && !host.is_some_and(names_loopback) {
+        let is_known = |host: &str| {
+            names_loopback(host) || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name_of(host)))
+        };
+        if self.loopback && !host.is_some_and(is_known) {
             return Err(Denied::Host);
         }
         match &self.token {
@@ -123,11 +135,16 @@ fn same(given: &str, token: &Secret) -> bool {
 
 /// Whether a Host header names this machine from within: `localhost`, `127.…`, `[::1]`, with or without a port.
 fn names_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
+    let name = name_of(host);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A Host header without its port.
+fn name_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +166,12 @@ mod tests {
             assert_eq!(access.check(&headers(&[(header::HOST, bad)]), ""), Err(Denied::Host), "{bad}");
         }
         assert_eq!(access.check(&HeaderMap::new(), ""), Err(Denied::Host));
+        let access = access.allowing_hosts(vec!["box.local".to_owned()]);
+        for (host, allowed) in
+            [("box.local", true), ("BOX.local:80", true), ("localhost", true), ("x.box.local", false)]
+        {
+            assert_eq!(access.check(&headers(&[(header::HOST, host)]), "").is_ok(), allowed, "{host}");
+        }
     }
 
     #[test]

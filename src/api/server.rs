@@ -68,6 +68,7 @@ pub struct ServerBuilder {
     token: Option<Secret>,
     no_auth: bool,
     allowed_origins: Vec<String>,
+    allowed_hosts: Vec<String>,
     protocols: BTreeSet<Protocol>,
     engine: EngineOptions,
     limits: ApiLimits,
@@ -105,6 +106,7 @@ impl Server {
             token: None,
             no_auth: false,
             allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
             protocols: Protocol::ALL.into(),
             engine: EngineOptions::default(),
             limits: ApiLimits::default(),
@@ -128,6 +130,7 @@ impl Server {
         let hosts =
             builder.hosts.clone().unwrap_or_else(|| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         let access = Access::new(&hosts, builder.token, builder.no_auth, builder.allowed_origins)?;
+        let access = access.allowing_hosts(builder.allowed_hosts);
         let (listeners, address) = bind(&hosts, builder.port)?;
         let handler = builder.handler.unwrap_or_else(|| Arc::new(crate::handler::echo::Echo));
         let store = builder.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
@@ -314,6 +317,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn allowed_origins(mut self, origins: Vec<String>) -> Self {
         self.allowed_origins = origins;
+        self
+    }
+
+    /// Names in the Host header of callers on this machine, besides the loopback addresses.
+    #[must_use]
+    pub fn allowed_hosts(mut self, hosts: Vec<String>) -> Self {
+        self.allowed_hosts = hosts;
         self
     }
 

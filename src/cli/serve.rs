@@ -44,6 +44,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         .token(config.token)
         .no_auth(config.no_auth)
         .allowed_origins(config.allowed_origins)
+        .allowed_hosts(config.allowed_hosts)
         .protocols(config.protocols)
         .engine(config.agent.engine.clone())
         .limits(config.limits)

@@ -159,6 +159,9 @@ pub struct ServeFlags {
     /// Origin of web pages that may call, besides the server's own; may be repeated
     #[arg(long, env = "TURNHOST_ALLOW_ORIGIN", value_delimiter = ',', action = clap::ArgAction::Append, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
+    /// Name that callers on this machine may reach it by, besides the loopback addresses; may be repeated
+    #[arg(long, env = "TURNHOST_ALLOW_HOST", value_delimiter = ',', action = clap::ArgAction::Append, value_name = "NAME")]
+    allow_host: Vec<String>,
     /// Protocols to serve: dari, runtimeuse, sessions, v1
     #[arg(
         long,
@@ -305,6 +308,8 @@ pub struct ServeConfig {
     pub no_auth: bool,
     /// Further origins.
     pub allowed_origins: Vec<String>,
+    /// Further names of this machine.
+    pub allowed_hosts: Vec<String>,
     /// The protocols.
     pub protocols: BTreeSet<Protocol>,
     /// The folder of what outlives the server.
@@ -373,6 +378,7 @@ impl ServeFlags {
             token,
             no_auth: self.no_auth,
             allowed_origins: self.allow_origin,
+            allowed_hosts: self.allow_host,
             protocols,
             dari,
             limits,

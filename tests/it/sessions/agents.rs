@@ -6,6 +6,7 @@ use crate::support::model::{Block, Model, Play, status, text, tool};
 use crate::support::{Server, eventually, proc, repository};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -374,4 +375,60 @@ async fn approvals() {
         assert_eq!(snapshot["state"], "completed", "{mode}: {all:?}");
         assert!(stage.folder.path().join("work/made").exists(), "{mode}");
     }
+}
+
+/// A login and memories of another place: the program's configuration is the session's own folder then.
+#[tokio::test]
+async fn a_configuration_of_its_own() {
+    let stage = Stage::new(vec![text("one")]).await;
+    let at = |name: &str| stage.folder.path().join(name);
+    fs::create_dir(at("memories")).unwrap();
+    fs::write(at("login.json"), r#"{"claudeAiOauth":{}}"#).unwrap();
+    let more = json!({
+        "prompt": "Hi",
+        "claude": {"credentials_path": "~/login.json", "memory_path": at("memories"), "claude_md": "Always say marker-own."},
+    });
+    let (id, snapshot, all) = stage.run("claude", &more).await;
+    assert_eq!(snapshot["state"], "completed", "{all:?}");
+    let call = stage.model.calls().iter().any(|call| call.body.to_string().contains("marker-own"));
+    assert!(call, "{}", stage.model.last());
+    let dir = stage.folder.path().join(format!("data/claude-sessions/{id}"));
+    assert_eq!(fs::read_to_string(dir.join(".credentials.json")).unwrap(), r#"{"claudeAiOauth":{}}"#);
+    assert_eq!(fs::metadata(dir.join(".credentials.json")).unwrap().permissions().mode() & 0o777, 0o600);
+    let own: Value = serde_json::from_str(&fs::read_to_string(dir.join(".claude.json")).unwrap()).unwrap();
+    assert_eq!(own["hasCompletedOnboarding"], true);
+    assert_eq!(own["projects"][stage.work()]["hasTrustDialogAccepted"], true, "{own}");
+    let links: Vec<_> = fs::read_dir(dir.join("projects"))
+        .unwrap()
+        .flatten()
+        .filter_map(|one| fs::read_link(one.path()).ok())
+        .collect();
+    assert_eq!(links, [at("memories")]);
+    assert!(!at(".claude/.credentials.json").exists());
+}
+
+/// Limits and words of Claude's own.
+#[tokio::test]
+async fn words_of_claude() {
+    let call = || Play::Say(vec![command("claude", "echo hi")]);
+    let stage = Stage::new(vec![call(), call(), call()]).await;
+    let (_, snapshot, all) = stage.run("claude", &json!({"prompt": "x", "claude": {"max_turns": 1}})).await;
+    let result = of(&all, "result")[0];
+    assert_eq!((&result["status"], &result["is_error"]), (&json!("error_max_turns"), &json!(true)), "{all:?}");
+    assert_eq!((&snapshot["exit_code"], snapshot.get("error_category")), (&json!(1), None));
+    let stage = Stage::new(vec![text("plain")]).await;
+    let (_, snapshot, all) = stage.run("claude", &json!({"prompt": "x", "claude": {"bare": true}})).await;
+    assert_eq!(snapshot["state"], "completed", "{all:?}");
+    // Three times in a row without a success is enough.
+    let stage = Stage::new(vec![]).await;
+    let more = json!({"interactive": true, "env": {"ANTHROPIC_API_KEY": "bad-key-123"}});
+    let id = stage.create("claude", &more).await;
+    let mut reader = Reader::open(&stage.server, &id, "").await;
+    for n in 1..=3 {
+        reader.prompt("Hi").await;
+        let lines = reader.until_line("error").await;
+        assert_eq!(of(&lines, "error")[0]["fatal"], n == 3, "{lines:?}");
+        assert_eq!(of(&lines, "error")[0]["error_category"], "auth_error");
+    }
+    assert_eq!(reader.until("exit").await["error_category"], "auth_error");
 }

@@ -173,6 +173,15 @@ async fn who_may_call() {
 }
 
 #[tokio::test]
+async fn another_name_of_this_machine() {
+    let server = Server::start(&["--agent", "echo", "--allow-host", "box.local,other"]);
+    for (host, status) in [("box.local:80", 200), ("other", 200), ("localhost", 200), ("evil.example", 403)] {
+        let request = server.request(Method::GET, "/sessions").header("host", host);
+        assert_eq!(read(request).await.status, status, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn the_limit_of_sessions() {
     let server = Server::start(&["--agent", "echo", "--max-sessions", "2"]);
     let live = json!({"agent": "echo", "interactive": true});
