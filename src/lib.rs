@@ -49,7 +49,8 @@ mod telemetry;
 pub mod wire;
 
 pub use api::{
-    Access, AccessError, ApiLimits, DariOptions, Listening, Protocol, RequestLimits, Server, ServerBuilder, ServerError,
+    Access, AccessError, AgentKind, ApiLimits, DariOptions, Listening, Protocol, RequestLimits, Server, ServerBuilder,
+    ServerError, SessionsOptions, Stalls,
 };
 pub use artifact::download::DownloadLimits;
 pub use artifact::handout::HandoutLimits;

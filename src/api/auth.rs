@@ -15,6 +15,8 @@ pub struct Access {
     /// On a loopback address a request must name one too: a web page that rebinds its name does not.
     loopback: bool,
     allowed_origins: Vec<String>,
+    /// Other names under which this machine is reached from within, without a port.
+    allowed_hosts: Vec<String>,
 }
 
 /// Why the rules cannot be set up.
@@ -65,7 +67,14 @@ impl Access {
         if !loopback && token.is_none() && !no_auth {
             return Err(AccessError::Open);
         }
-        Ok(Self { token, loopback, allowed_origins })
+        Ok(Self { token, loopback, allowed_origins, allowed_hosts: Vec::new() })
+    }
+
+    /// The same rules, and these further names in the Host header.
+    #[must_use]
+    pub fn allowing_hosts(mut self, hosts: Vec<String>) -> Self {
+        self.allowed_hosts = hosts;
+        self
     }
 
     /// Whether a request with this head may go on.
@@ -80,7 +89,10 @@ impl Access {
                 return Err(Denied::Origin);
             }
         }
-        if self.loopback && !host.is_some_and(names_loopback) {
+        let is_known = |host: &str| {
+            names_loopback(host) || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name_of(host)))
+        };
+        if self.loopback && !host.is_some_and(is_known) {
             return Err(Denied::Host);
         }
         match &self.token {
@@ -94,7 +106,7 @@ fn one(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Every token a request presents: bearer, the password of basic authentication, `?token=`.
+/// Every token a request presents: bearer, the password of basic authentication, `?token=`, a subprotocol.
 fn presented<'a>(headers: &'a HeaderMap, query: &'a str) -> impl Iterator<Item = String> + 'a {
     let from_headers = headers.get_all(header::AUTHORIZATION).filter_map(|value| {
         let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
@@ -110,7 +122,11 @@ fn presented<'a>(headers: &'a HeaderMap, query: &'a str) -> impl Iterator<Item =
     });
     let query = actix_web::web::Query::<Vec<(String, String)>>::from_query(query).map(|query| query.into_inner());
     let from_query = query.unwrap_or_default().into_iter().filter(|(name, _)| name == "token").map(|(_, value)| value);
-    from_headers.chain(from_query)
+    // Browsers can give a WebSocket nothing but the names of subprotocols.
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|value| value.to_str().ok());
+    let offered =
+        offered.flat_map(|value| value.split(',')).filter_map(|word| word.trim().strip_prefix("agentd.auth."));
+    from_headers.chain(from_query).chain(offered.map(str::to_owned))
 }
 
 fn same(given: &str, token: &Secret) -> bool {
@@ -119,11 +135,16 @@ fn same(given: &str, token: &Secret) -> bool {
 
 /// Whether a Host header names this machine from within: `localhost`, `127.…`, `[::1]`, with or without a port.
 fn names_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
+    let name = name_of(host);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A Host header without its port.
+fn name_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +166,12 @@ mod tests {
             assert_eq!(access.check(&headers(&[(header::HOST, bad)]), ""), Err(Denied::Host), "{bad}");
         }
         assert_eq!(access.check(&HeaderMap::new(), ""), Err(Denied::Host));
+        let access = access.allowing_hosts(vec!["box.local".to_owned()]);
+        for (host, allowed) in
+            [("box.local", true), ("BOX.local:80", true), ("localhost", true), ("x.box.local", false)]
+        {
+            assert_eq!(access.check(&headers(&[(header::HOST, host)]), "").is_ok(), allowed, "{host}");
+        }
     }
 
     #[test]
@@ -170,6 +197,10 @@ mod tests {
             assert_eq!(access.check(&headers(&[(header::AUTHORIZATION, &good)]), ""), Ok(()), "{good}");
         }
         assert_eq!(access.check(&HeaderMap::new(), "a=b&token=s3cret%3Awith+colon"), Ok(()));
+        let open = Access::new(&any, Some(Secret::new("s3cret")), false, vec![]).unwrap();
+        let offered = |words| open.check(&headers(&[(header::SEC_WEBSOCKET_PROTOCOL, words)]), "");
+        assert_eq!(offered("x, agentd.auth.s3cret"), Ok(()));
+        assert_eq!(offered("agentd.auth.wrong, s3cret"), Err(Denied::Token));
         for (header, query) in
             [("Bearer wrong", ""), ("Basic !!!", ""), ("Digest s3cret:with colon", ""), ("Bearer ", "token=")]
         {

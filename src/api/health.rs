@@ -38,6 +38,7 @@ pub fn report(runtime: &Runtime) -> Value {
         "safe_to_pause": standing.is_safe_to_pause(),
         "store": store(&standing.store),
         "runtime": "local",
+        "default_runtime": "local",
         "runtimes": ["local"],
         "sessions": {"loaded": runtime.engine.sessions()},
     })

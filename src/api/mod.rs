@@ -11,6 +11,7 @@ mod problem;
 mod routes;
 mod runtimeuse;
 pub mod server;
+mod sessions;
 mod unread;
 mod v1;
 mod websocket;
@@ -20,6 +21,7 @@ pub use dari::{DariOptions, Events as DariEvents};
 #[cfg(any(fuzzing, test))]
 pub use runtimeuse::fuzz_message;
 pub use server::{Listening, Server, ServerBuilder, ServerError};
+pub use sessions::{AgentKind, SessionsOptions, Stalls};
 
 use crate::engine::Engine;
 use std::collections::BTreeSet;
@@ -33,13 +35,15 @@ pub enum Protocol {
     Dari,
     /// The WebSocket channel.
     RuntimeUse,
+    /// Sessions of agents with a log, over HTTP and WebSocket: agentruntime 0.8.
+    Sessions,
     /// Our own view of every session, under `/v1`.
     V1,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Dari, Self::RuntimeUse, Self::V1];
+    pub const ALL: [Self; 4] = [Self::Dari, Self::RuntimeUse, Self::Sessions, Self::V1];
 
     /// The protocol's name in `--protocols`.
     #[must_use]
@@ -47,6 +51,7 @@ impl Protocol {
         match self {
             Self::Dari => "dari",
             Self::RuntimeUse => "runtimeuse",
+            Self::Sessions => "sessions",
             Self::V1 => "v1",
         }
     }
@@ -113,6 +118,7 @@ pub struct Runtime {
     pub(crate) protocols: BTreeSet<Protocol>,
     pub(crate) limits: ApiLimits,
     pub(crate) dari: dari::Dari,
+    pub(crate) sessions: sessions::Sessions,
     /// Fires when the last turn has its outcome and the connections are to close.
     pub(crate) stopping: CancellationToken,
     /// For WebSocket messages that are on their way.
@@ -122,6 +128,11 @@ pub struct Runtime {
 impl Runtime {
     pub(crate) fn serves(&self, protocol: Protocol) -> bool {
         self.protocols.contains(&protocol)
+    }
+
+    /// Whether turns may name this agent.
+    pub(crate) fn offers(&self, agent: &str) -> bool {
+        self.sessions.offers(agent)
     }
 
     /// Whether nothing but Dari's two contract routes may answer.

@@ -3,7 +3,7 @@
 //! Owns DESIGN section 4's table of paths, and the gate every request but `/health` passes.
 
 use super::auth::Denied;
-use super::{Protocol, Runtime, dari, health, problem, runtimeuse, v1, websocket};
+use super::{Protocol, Runtime, dari, health, problem, runtimeuse, sessions, v1, websocket};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
@@ -51,6 +51,9 @@ pub fn configure(config: &mut web::ServiceConfig, runtime: &Runtime) {
                     .default_service(web::to(|| std::future::ready(not_allowed("POST")))),
             );
         }
+    }
+    if runtime.serves(Protocol::Sessions) {
+        sessions::configure(config);
     }
     if runtime.serves(Protocol::V1) {
         config.service(

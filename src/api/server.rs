@@ -3,6 +3,7 @@
 //! Owns what happens between `bind` and exit. `Server::builder` is the way in for people who embed turnhost.
 
 use super::dari::{Dari, DariOptions};
+use super::sessions::{Sessions, SessionsOptions};
 use super::{Access, ApiLimits, Protocol, Runtime, hangup, routes, unread, v1};
 use crate::engine::{Engine, EngineOptions};
 use crate::handler::{DynHandler, Handler};
@@ -67,10 +68,12 @@ pub struct ServerBuilder {
     token: Option<Secret>,
     no_auth: bool,
     allowed_origins: Vec<String>,
+    allowed_hosts: Vec<String>,
     protocols: BTreeSet<Protocol>,
     engine: EngineOptions,
     limits: ApiLimits,
     dari: DariOptions,
+    sessions: SessionsOptions,
     redactor: Redactor,
     grace: Duration,
     workers: usize,
@@ -103,10 +106,12 @@ impl Server {
             token: None,
             no_auth: false,
             allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
             protocols: Protocol::ALL.into(),
             engine: EngineOptions::default(),
             limits: ApiLimits::default(),
             dari: DariOptions::default(),
+            sessions: SessionsOptions::default(),
             redactor: Redactor::default(),
             grace: Duration::from_secs(10),
             workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2)),
@@ -125,11 +130,15 @@ impl Server {
         let hosts =
             builder.hosts.clone().unwrap_or_else(|| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         let access = Access::new(&hosts, builder.token, builder.no_auth, builder.allowed_origins)?;
+        let access = access.allowing_hosts(builder.allowed_hosts);
         let (listeners, address) = bind(&hosts, builder.port)?;
         let handler = builder.handler.unwrap_or_else(|| Arc::new(crate::handler::echo::Echo));
         let store = builder.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let tasks = TaskTracker::new();
         let engine = Engine::new(builder.engine, handler.clone(), store, builder.redactor, tasks.clone());
+        let serves_sessions = builder.protocols.contains(&Protocol::Sessions);
+        let sessions =
+            if serves_sessions { Sessions::open(builder.sessions) } else { Sessions::closed(builder.sessions) };
         let stopping = CancellationToken::new();
         let runtime = web::Data::new(Runtime {
             engine: engine.clone(),
@@ -138,6 +147,7 @@ impl Server {
             room: super::websocket::Room::new(builder.limits.max_messages_total),
             limits: builder.limits,
             dari: Dari::new(builder.dari),
+            sessions,
             stopping: stopping.clone(),
         });
         drop(engine.spawn(v1::resume(runtime.clone())));
@@ -313,6 +323,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Names in the Host header of callers on this machine, besides the loopback addresses.
+    #[must_use]
+    pub fn allowed_hosts(mut self, hosts: Vec<String>) -> Self {
+        self.allowed_hosts = hosts;
+        self
+    }
+
     /// The protocols served. Default: all.
     #[must_use]
     pub fn protocols(mut self, protocols: impl IntoIterator<Item = Protocol>) -> Self {
@@ -338,6 +355,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn dari(mut self, options: DariOptions) -> Self {
         self.dari = options;
+        self
+    }
+
+    /// Where the sessions of the agentruntime protocol are kept, and which agents they may name.
+    #[must_use]
+    pub fn sessions(mut self, options: SessionsOptions) -> Self {
+        self.sessions = options;
         self
     }
 

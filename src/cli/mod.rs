@@ -8,6 +8,7 @@ mod memory;
 mod run;
 mod schema;
 mod serve;
+mod sidecar;
 mod terminal;
 
 use crate::config::{Command, CommandLine, ConfigError};

@@ -68,7 +68,7 @@ fn request(prompt: String, flags: &RunFlags, config: &AgentConfig) -> Result<Tur
 
 async fn turn(config: AgentConfig, request: TurnRequest, json: bool) -> Result<u8, ConfigError> {
     let tasks = TaskTracker::new();
-    let handler = agent::handler(&config, &tasks);
+    let handler = agent::handler(&config, &config.agent, &tasks);
     let started: Arc<dyn DynHandler> = handler.clone();
     started.start().await.map_err(ConfigError)?;
     let engine = Engine::new(

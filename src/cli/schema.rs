@@ -3,7 +3,7 @@
 //! Owns the list of wires; their shapes are in `wire`.
 
 use super::OK;
-use crate::wire::{dari, handler, record, runtimeuse};
+use crate::wire::{dari, handler, record, runtimeuse, sessions};
 use schemars::schema_for;
 use serde_json::json;
 use std::io::Write;
@@ -24,6 +24,13 @@ pub fn schema() -> u8 {
         "runtimeuse": {
             "client_message": schema_for!(runtimeuse::ClientMessage),
             "server_message": schema_for!(runtimeuse::ServerMessage<'_>),
+        },
+        "sessions": {
+            "session_request": schema_for!(sessions::SessionRequest<'_>),
+            "session_response": schema_for!(sessions::SessionResponse<'_>),
+            "client_frame": schema_for!(sessions::ClientFrame<'_>),
+            "server_frame": schema_for!(sessions::ServerFrame<'_>),
+            "sidecar_command": schema_for!(sessions::Command<'_>),
         },
         "event": schema_for!(record::EventRecord<'_>),
     });

@@ -2,8 +2,8 @@
 //!
 //! Owns the signals and the line that says where it listens.
 
-use super::{INTERRUPTED, OK, agent};
-use crate::api::{Listening, Server};
+use super::{INTERRUPTED, OK, agent, sidecar};
+use crate::api::{Listening, Server, SessionsOptions};
 use crate::config::{ConfigError, DataConfig, ServeConfig, ServeFlags};
 use crate::process;
 use crate::redact::Redactor;
@@ -46,21 +46,34 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "orphans of a killed shim would not be found");
     }
+    let folder = config.data.folder.clone();
+    let store = store(config.data);
+    // A folder that another server has is not written to in any way.
+    let refused = folder.filter(|_| store.is_none());
+    let agentruntime = SessionsOptions {
+        data_dir: config.sessions.data_dir.filter(|folder| refused.as_ref().is_none_or(|refused| folder != refused)),
+        agents: agent::offered(&config.agent, &config.agents),
+        sidecar: sidecar::request(&config.agent)?,
+        stalls: sidecar::stalls(&config.agent)?,
+        ..config.sessions
+    };
     let tasks = TaskTracker::new();
-    let handler = agent::handler(&config.agent, &tasks);
+    let handler = agent::handlers(&config.agent, &config.agents, &tasks);
     let server = Server::builder()
         .shared_handler(handler)
         .port(config.port)
         .token(config.token)
         .no_auth(config.no_auth)
         .allowed_origins(config.allowed_origins)
+        .allowed_hosts(config.allowed_hosts)
         .protocols(config.protocols)
         .engine(config.agent.engine.clone())
         .limits(config.limits)
         .dari(config.dari)
+        .sessions(agentruntime)
         .redactor(own)
         .grace(config.grace);
-    let server = match store(config.data) {
+    let server = match store {
         Some(store) => server.store(Arc::new(store)),
         None => server,
     };

@@ -34,6 +34,8 @@ pub(super) struct DataFlags {
 pub struct DataConfig {
     /// `None`: nowhere but in memory.
     pub folder: Option<PathBuf>,
+    /// Somebody named it, or the memory.
+    pub is_asked: bool,
     /// There is no folder though nobody said so.
     pub is_homeless: bool,
     /// How much.
@@ -62,6 +64,7 @@ impl DataFlags {
         let is_asked = asked.is_some();
         let folder = asked.or_else(usual);
         let is_homeless = !is_asked && folder.is_none();
-        Ok(DataConfig { folder: folder.filter(|folder| folder.as_os_str() != "memory"), is_homeless, keep })
+        let folder = folder.filter(|folder| folder.as_os_str() != "memory");
+        Ok(DataConfig { folder, is_asked, is_homeless, keep })
     }
 }

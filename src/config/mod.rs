@@ -2,18 +2,20 @@
 //!
 //! Owns every option's name, environment form and default. The only reader of the environment.
 
+mod agents;
 mod claude;
 mod codex;
 mod data;
 mod openai;
 mod program;
+mod sessions;
 mod values;
 mod work;
 
 pub use data::DataConfig;
 pub use program::{HandlerProgram, Language};
 
-use crate::api::{ApiLimits, DariEvents, DariOptions, Protocol};
+use crate::api::{ApiLimits, DariEvents, DariOptions, Protocol, SessionsOptions};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
 use crate::handler::claude::ClaudeOptions;
 use crate::handler::codex::CodexOptions;
@@ -143,6 +145,8 @@ pub struct AgentFlags {
 pub struct ServeFlags {
     #[command(flatten)]
     agent: AgentFlags,
+    #[command(flatten)]
+    agents: agents::AgentsFlags,
     /// Port to listen on; 0 takes a free one [default: $PORT, else 8080]
     #[arg(long, env = "TURNHOST_PORT", value_name = "N")]
     port: Option<String>,
@@ -158,12 +162,15 @@ pub struct ServeFlags {
     /// Origin of web pages that may call, besides the server's own; may be repeated
     #[arg(long, env = "TURNHOST_ALLOW_ORIGIN", value_delimiter = ',', action = clap::ArgAction::Append, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// Protocols to serve: dari, runtimeuse, v1
+    /// Name that callers on this machine may reach it by, besides the loopback addresses; may be repeated
+    #[arg(long, env = "TURNHOST_ALLOW_HOST", value_delimiter = ',', action = clap::ArgAction::Append, value_name = "NAME")]
+    allow_host: Vec<String>,
+    /// Protocols to serve: dari, runtimeuse, sessions, v1
     #[arg(
         long,
         env = "TURNHOST_PROTOCOLS",
         value_name = "LIST",
-        help = "Protocols to serve: dari, runtimeuse, v1 [default: all]"
+        help = "Protocols to serve: dari, runtimeuse, sessions, v1 [default: all]"
     )]
     protocols: Option<String>,
     /// Path of Dari's health check
@@ -180,6 +187,8 @@ pub struct ServeFlags {
     keepalive_seconds: String,
     #[command(flatten)]
     data: DataFlags,
+    #[command(flatten)]
+    sessions: sessions::SessionsFlags,
     /// How long running turns may go on once the server is asked to stop
     #[arg(long, env = "TURNHOST_GRACE", default_value = "10s", value_name = "TIME")]
     grace: String,
@@ -289,6 +298,8 @@ pub struct AgentConfig {
 pub struct ServeConfig {
     /// The agent.
     pub agent: AgentConfig,
+    /// Further agents by name.
+    pub agents: Vec<(String, AgentConfig)>,
     /// The port; 0 takes a free one.
     pub port: u16,
     /// The addresses; `None` is both loopback ones.
@@ -299,12 +310,16 @@ pub struct ServeConfig {
     pub no_auth: bool,
     /// Further origins.
     pub allowed_origins: Vec<String>,
+    /// Further names of this machine.
+    pub allowed_hosts: Vec<String>,
     /// The protocols.
     pub protocols: BTreeSet<Protocol>,
     /// What outlives the server.
     pub data: DataConfig,
     /// Paths and instructions of Dari.
     pub dari: DariOptions,
+    /// Where sessions of the agentruntime protocol are kept, and how many there may be.
+    pub sessions: SessionsOptions,
     /// Bounds of the adapters.
     pub limits: ApiLimits,
     /// How long running turns may go on.
@@ -356,17 +371,23 @@ impl ServeFlags {
         if dari.health_path == dari.advance_path {
             return Err(ConfigError("--dari-health-path and --dari-advance-path must differ".to_owned()));
         }
+        let data = self.data.into_config(&agent.environment)?;
+        let agents = self.agents.defined(&agent.workspace)?;
+        let sessions = sessions::options(&data, &self.sessions, &agent.environment)?;
         Ok(ServeConfig {
             port,
             hosts,
             token,
             no_auth: self.no_auth,
             allowed_origins: self.allow_origin,
+            allowed_hosts: self.allow_host,
             protocols,
             dari,
             limits,
             grace: duration("--grace", &self.grace)?,
-            data: self.data.into_config(&agent.environment)?,
+            data,
+            sessions,
+            agents,
             agent,
         })
     }

@@ -8,6 +8,7 @@
 mod commands;
 mod cut;
 mod funnel;
+mod hook;
 mod log;
 mod messages;
 mod promise;
@@ -24,6 +25,7 @@ mod redaction_tests;
 #[cfg(test)]
 mod tests;
 
+pub use hook::Hook;
 pub use log::{Followed, Follower, LogLimits};
 pub use promise::Found;
 pub use turn::TurnRecord;
@@ -47,6 +49,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Bounds and limits of an engine.
@@ -135,7 +138,7 @@ struct Inner {
     /// Turns that run or wait.
     turns: AtomicUsize,
     turn_left: Notify,
-    draining: AtomicBool,
+    draining: CancellationToken,
     /// See [`Engine::park`].
     parked: AtomicBool,
     /// The grace of the drain is spent: what still runs gets little time to stop.
@@ -207,7 +210,7 @@ impl Engine {
             places,
             turns: AtomicUsize::new(0),
             turn_left: Notify::new(),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             parked: AtomicBool::new(false),
             hurrying: AtomicBool::new(false),
             runtime: Handle::current(),
@@ -410,13 +413,19 @@ impl Engine {
     /// Whether new turns are refused.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Acquire)
+        self.0.draining.is_cancelled()
+    }
+
+    /// Fires when new turns are refused.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.0.draining.clone()
     }
 
     /// Refuses new turns, cancels those whose protocol says so at once, gives the others `grace`, then cancels them.
     /// Returns when every turn has its outcome and the handler has stopped.
     pub async fn drain(&self, grace: Duration) {
-        self.0.draining.store(true, Ordering::Release);
+        self.0.draining.cancel();
         self.cancel_all(|on_drain| on_drain == OnDrain::Cancel);
         let mut stop_grace = self.0.options.stop_grace;
         if tokio::time::timeout(grace, self.all_left()).await.is_err() {

@@ -4,6 +4,7 @@
 //! says events, and returns one reply.
 
 mod agent_error;
+mod agents;
 mod chatter;
 pub mod claude;
 pub mod codex;
@@ -15,9 +16,12 @@ mod schema;
 mod sink;
 pub mod stdio;
 
+pub use agents::Agents;
 pub use sink::{Cancel, InputRefused, Inputs, Listener, Room, Sink, TurnOver};
 
-use crate::model::{Answer, CutTurn, Fault, FaultCode, RawJson, SessionId, StateChange, TurnId, TurnRequest};
+use crate::model::{
+    Answer, CutTurn, EnvPolicy, Fault, FaultCode, RawJson, SessionId, StateChange, TurnId, TurnRequest,
+};
 use crate::process::Environment;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -43,11 +47,31 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// Whether a program of this turn sees the request's environment and little else.
+    #[must_use]
+    pub fn has_own_environment(&self) -> bool {
+        self.request.env_policy == EnvPolicy::AllowList
+    }
+
+    /// What a program sees that is started for this turn: of the server's environment what its protocol lets through,
+    /// and where that is little, all that the request brings.
+    #[must_use]
+    pub fn environment(&self, own: &Environment) -> Environment {
+        if !self.has_own_environment() {
+            return own.clone();
+        }
+        let given = self.request.env.iter().flatten();
+        given.fold(own.only_allowed(), |env, (name, value)| env.with(name, value.expose()))
+    }
+
     /// A variable of the request's environment, else of the server's; an empty one is none.
     #[must_use]
     pub fn variable(&self, name: &str, own: &Environment) -> Option<String> {
         let given = self.request.env.as_ref().and_then(|env| env.get(name)).map(|value| value.expose().to_owned());
-        let own = || Some(own.get(name)?.to_str()?.to_owned());
+        let own = || match self.request.env_policy {
+            EnvPolicy::Inherit => Some(own.get(name)?.to_str()?.to_owned()),
+            EnvPolicy::AllowList => Some(own.only_allowed().get(name)?.to_str()?.to_owned()),
+        };
         given.or_else(own).filter(|value| !value.is_empty())
     }
 }
@@ -137,6 +161,14 @@ pub trait Handler: Send + Sync + 'static {
     /// as far as that can be done; what is needed is made again for the next turn.
     fn park(&self) {}
 
+    /// As [`Handler::session_ended`], and returns when nothing is left of what is kept for it; what has not ended by
+    /// itself after `grace` is killed.
+    fn end_session(&self, session: &SessionId, grace: Duration) -> impl Future<Output = ()> + Send {
+        let _ = grace;
+        self.session_ended(session);
+        std::future::ready(())
+    }
+
     /// Called once when the server stops, after the last turn; ends everything the handler started. What has not ended by
     /// itself after `grace` is killed; once the server's own grace is spent that is next to nothing.
     fn stop(&self, grace: Duration) -> impl Future<Output = ()> + Send {
@@ -157,6 +189,8 @@ pub trait DynHandler: Send + Sync + 'static {
     fn session_ended(&self, session: &SessionId);
     /// See [`Handler::park`].
     fn park(&self);
+    /// See [`Handler::end_session`].
+    fn end_session<'a>(&'a self, session: &'a SessionId, grace: Duration) -> BoxFuture<'a, ()>;
     /// See [`Handler::stop`].
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }
@@ -180,6 +214,10 @@ impl<H: Handler> DynHandler for H {
 
     fn park(&self) {
         Handler::park(self);
+    }
+
+    fn end_session<'a>(&'a self, session: &'a SessionId, grace: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(Handler::end_session(self, session, grace))
     }
 
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()> {

@@ -3,6 +3,8 @@
 use super::{RawJson, SessionId, TurnId, Work};
 use crate::redact::Secret;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One turn, as its protocol's adapter understood it.
@@ -20,6 +22,10 @@ pub struct TurnRequest {
     pub repeat: Repeat,
     /// The caller's own name for the request; prefixes log lines.
     pub source_id: Option<String>,
+    /// The agent that is to run it, by name. `None` leaves it to the server.
+    pub agent: Option<Arc<str>>,
+    /// Where the agent works. `None`: where the server says.
+    pub cwd: Option<PathBuf>,
     /// The user's text.
     pub prompt: String,
     /// Files and images that came with the text.
@@ -61,6 +67,8 @@ impl TurnRequest {
             protocol,
             repeat: Repeat::Never,
             source_id: None,
+            agent: None,
+            cwd: None,
             prompt: prompt.into(),
             attachments: Vec::new(),
             system_prompt: None,

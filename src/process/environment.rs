@@ -60,6 +60,12 @@ impl Environment {
         Self::filtered(own, |name| ALLOWED.iter().any(|allowed| name == *allowed))
     }
 
+    /// Of these variables the few that programs commonly need to work at all.
+    #[must_use]
+    pub fn only_allowed(&self) -> Self {
+        Self::allow_listed(&self.variables)
+    }
+
     fn filtered(own: &BTreeMap<OsString, OsString>, wanted: impl Fn(&OsStr) -> bool) -> Self {
         let variables = own
             .iter()
@@ -135,6 +141,7 @@ mod tests {
         let less = Environment::inherited(&own(), &["OPENAI_API_KEY"]);
         assert_eq!(names(&less), ["HTTPS_PROXY", "PATH", "Path", "http_proxy"]);
         assert_eq!(names(&Environment::allow_listed(&own())), ["HTTPS_PROXY", "PATH", "http_proxy"]);
+        assert_eq!(all.only_allowed(), Environment::allow_listed(&own()));
     }
 
     #[test]

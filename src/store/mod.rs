@@ -2,10 +2,12 @@
 //!
 //! Owns how entries are kept and read back. Knows nothing of queues, handlers or protocols; numbering is the engine's.
 
+mod lines;
 mod memory;
 mod spill;
 mod sqlite;
 
+pub use lines::{LineLog, LogEnd};
 pub use memory::MemoryStore;
 pub use spill::{Extent, Spill, SpillError, SpillLimits, Spilled};
 pub use sqlite::{OpenError, SqliteStore};

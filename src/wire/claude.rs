@@ -369,6 +369,18 @@ pub struct State {
     pub cli: Option<String>,
 }
 
+/// A team of agents.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AgentTeam {
+    /// Its name.
+    pub name: String,
+    /// This agent's name in it.
+    pub agent_name: String,
+    /// This agent's id.
+    pub agent_id: String,
+}
+
 /// `claude` in the metadata of a request: what one turn may have otherwise than the server's options say.
 #[derive(Debug, Default, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -381,4 +393,18 @@ pub struct RequestOptions {
     pub permission_mode: Option<String>,
     /// Servers of tools, by name.
     pub mcp_servers: Option<serde_json::Map<String, serde_json::Value>>,
+    /// A file with servers of tools, in place of `mcp_servers`: they come with keys.
+    pub mcp_config: Option<String>,
+    /// Which settings files are read: any of `user`, `project` and `local`.
+    pub setting_sources: Option<String>,
+    /// A file with further settings.
+    pub settings_file: Option<String>,
+    /// Instructions, in addition to the program's own.
+    pub append_system_prompt: Option<String>,
+    /// Tools that need no permission.
+    pub allowed_tools: Vec<String>,
+    /// Without anything of the user's.
+    pub bare: bool,
+    /// The team that the agent is of.
+    pub team: Option<AgentTeam>,
 }

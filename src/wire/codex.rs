@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 /// A request of ours.
 #[derive(Debug, Serialize)]
@@ -96,56 +95,15 @@ pub struct OpenThread<'a> {
     pub ephemeral: Option<bool>,
     /// Where commands run.
     pub cwd: &'a str,
-    /// Always `never`.
+    /// When it asks.
     pub approval_policy: &'a str,
     /// What commands may touch.
     pub sandbox: &'a str,
     /// The caller's instructions, in addition to the program's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub developer_instructions: Option<&'a str>,
-    /// A [`Config`].
+    /// Settings, in the words of the program's configuration file.
     pub config: &'a RawValue,
-}
-
-/// Settings of a thread, in the words of the program's configuration file.
-#[derive(Debug, Serialize)]
-pub struct Config<'a> {
-    /// A name out of `model_providers`.
-    pub model_provider: &'a str,
-    /// Where models are.
-    pub model_providers: BTreeMap<&'a str, Provider<'a>>,
-    /// What commands see of the environment.
-    pub shell_environment_policy: EnvironmentPolicy<'a>,
-}
-
-/// Where models are.
-#[derive(Debug, Serialize)]
-pub struct Provider<'a> {
-    /// For people.
-    pub name: &'a str,
-    /// Up to `/v1`.
-    pub base_url: &'a str,
-    /// The variable that holds the key.
-    pub env_key: &'a str,
-    /// Always `responses`.
-    pub wire_api: &'a str,
-    /// Further tries of one request.
-    pub request_max_retries: u32,
-    /// Further tries of an answer that broke off.
-    pub stream_max_retries: u32,
-}
-
-/// What commands see of the environment: all of the program's own, less `exclude`, and `set`.
-#[derive(Debug, Serialize)]
-pub struct EnvironmentPolicy<'a> {
-    /// Always `all`.
-    pub inherit: &'a str,
-    /// Always `true`: the list is ours alone.
-    pub ignore_default_excludes: bool,
-    /// Names that commands do not see.
-    pub exclude: Vec<&'a str>,
-    /// Variables of the turn.
-    pub set: BTreeMap<&'a str, &'a str>,
 }
 
 /// `turn/start`.

@@ -8,5 +8,7 @@ pub mod handler;
 pub mod openai;
 pub mod record;
 pub mod runtimeuse;
+pub mod session_line;
+pub mod sessions;
 pub mod stored;
 pub mod v1;

@@ -100,7 +100,7 @@ async fn another_message_is_told_of_the_cut() {
 async fn clones_and_a_fresh_disk() {
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data");
-    let model = Model::start((0..4).map(|n| text(&format!("Answer {n}."))).collect()).await;
+    let model = Model::start((0..4).map(|n| text(format!("Answer {n}."))).collect()).await;
     let on = |data: &Path| {
         start_with("openai", &model, &folder, &["--data-dir", data.to_str().unwrap(), "--openai-state", "stateless"])
     };

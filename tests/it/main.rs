@@ -37,6 +37,7 @@ mod readme;
 mod real_client;
 mod real_client_work;
 mod sdk;
+mod sessions;
 mod sessions_of_a_socket;
 mod slow_reader;
 mod smoke;

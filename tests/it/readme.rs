@@ -56,6 +56,25 @@ async fn the_curl_call_works_as_shown_port_aside() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), r#"{"text":"Hello","state":{"v":1,"turn":1}}"#);
 }
 
+/// A session by the calls that are shown, one after the other.
+#[tokio::test]
+async fn the_calls_of_sessions_work_as_shown_port_aside() {
+    let server = Server::start(&["--agent", "echo"]);
+    let readme = readme();
+    let shown = readme.lines().filter(|line| line.starts_with("  curl "));
+    let lines: Vec<String> = shown.map(|line| line.replace(":3000", &format!(":{}", server.port))).collect();
+    let run = |line: &str, id: &str| {
+        let line = line.replace("/ID", &format!("/{id}"));
+        let output = Command::new("sh").args(["-c", &line]).stdin(Stdio::null()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let made: serde_json::Value = serde_json::from_str(&run(&lines[0], "")).unwrap();
+    let id = made["session_id"].as_str().unwrap();
+    crate::support::eventually("the answer", || run(&lines[1], id).contains(r#""text":"Hello""#).then_some(())).await;
+    assert_eq!(run(&lines[2], id), format!(r#"{{"id":"{id}","state":"failed"}}"#));
+    assert_eq!((lines.len(), server.get(&format!("/sessions/{id}/log")).await.status), (3, 200));
+}
+
 /// The client's snippet, with the real client.
 #[tokio::test]
 async fn the_runtimeuse_client_works_as_shown_port_aside() {

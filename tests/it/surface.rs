@@ -14,11 +14,9 @@ const KEPT_FREE: &[&str] = &[
     "/api/agents/1",
     "/socket.io/",
     "/socket.io/?EIO=4&transport=websocket",
-    "/sessions",
     "/sessions/create",
     "/sessions/1/message",
-    "/ws",
-    "/ws/sessions/1",
+    "/ws/else",
     "/v1",
     "/v1/else",
     "/agent-profiles",
@@ -171,7 +169,7 @@ async fn health_tells_how_the_server_is() {
     let idle = json!({
         "ok": true, "status": "ok", "version": env!("CARGO_PKG_VERSION"), "agent": "echo", "busy": false, "turns": 0,
         "running": 0, "last_progress_ms": null, "safe_to_pause": true, "store": {"state": "memory"},
-        "runtime": "local", "runtimes": ["local"], "sessions": {"loaded": 0},
+        "runtime": "local", "default_runtime": "local", "runtimes": ["local"], "sessions": {"loaded": 0},
     });
     for path in ["/health", "/health/", "/health?x=y"] {
         let get = http(&server, &format!("GET {path}")).await;
@@ -249,7 +247,7 @@ async fn protocols_that_are_off_free_their_paths() {
     assert_eq!(moved.get("/health").await.status, 404);
 
     for (list, sentence) in [
-        ("dari,telnet", "Error: unknown protocol \"telnet\". Choose from: dari, runtimeuse, v1\n"),
+        ("dari,telnet", "Error: unknown protocol \"telnet\". Choose from: dari, runtimeuse, sessions, v1\n"),
         (",", "Error: --protocols names none\n"),
     ] {
         let end = turnhost(&["--agent", "echo", "--port", "0", "--protocols", list]).await;

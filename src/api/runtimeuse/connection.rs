@@ -41,6 +41,8 @@ pub struct Connection {
     pub is_going_on: bool,
     /// The key of the one request that this connection makes, however often.
     pub key: Option<String>,
+    /// Who runs its turns, if the client has said.
+    pub agent: Option<Arc<str>>,
     pub hangup: Option<Hangup>,
     /// Where a client that lost its connection wants to go on, and what it had opted in to.
     pub goes_on: Option<(Seq, Extras)>,
@@ -281,6 +283,7 @@ fn turn_request(request: Request, repeat: Repeat, connection: &Connection) -> Tu
     TurnRequest {
         lifetime: connection.lifetime,
         repeat,
+        agent: connection.agent.clone(),
         source_id: request.source_id,
         system_prompt: request.system_prompt,
         model: request.model,

@@ -17,6 +17,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use connection::Connection;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What a plain HTTP request to the channel gets.
 pub fn upgrade_required() -> HttpResponse {
@@ -32,6 +33,10 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     let url = match Url::read(request) {
         Ok(url) => url,
         Err(text) => return problem::error(StatusCode::BAD_REQUEST, &text),
+    };
+    let agent = match named_agent(request, runtime) {
+        Ok(agent) => agent,
+        Err(answer) => return answer,
     };
     // Who comes back to a turn that runs is let in as long as it runs.
     let comes_back = url.goes_on.is_some() && !runtime.engine.is_draining();
@@ -55,7 +60,7 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
         (None, None) => (engine::draw_connection_session(), Lifetime::Connection),
     };
     let runtime = runtime.clone();
-    let connection = Connection { runtime, session, lifetime, is_going_on, key, hangup, goes_on };
+    let connection = Connection { runtime, session, lifetime, is_going_on, key, agent, hangup, goes_on };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
     response
@@ -109,4 +114,14 @@ impl Url {
         };
         Ok(Self { session, key, goes_on })
     }
+}
+
+/// `?agent=NAME`
+fn named_agent(request: &HttpRequest, runtime: &Runtime) -> Result<Option<Arc<str>>, HttpResponse> {
+    let query = web::Query::<std::collections::HashMap<String, String>>::from_query(request.query_string());
+    let Some(name) = query.ok().and_then(|mut query| query.remove("agent")) else { return Ok(None) };
+    if runtime.offers(&name) {
+        return Ok(Some(name.into()));
+    }
+    Err(HttpResponse::BadRequest().json(serde_json::json!({"error": format!("unknown agent: {name}")})))
 }

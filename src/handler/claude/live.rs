@@ -36,6 +36,8 @@ pub struct Live {
     stdin: pipe::Sender,
     lines: mpsc::Receiver<Bytes>,
     stderr: Arc<Mutex<Tail>>,
+    /// The same, for a turn that passes it on. What nobody takes is lost; the log has it.
+    asides: mpsc::Receiver<String>,
     listening: JoinHandle<()>,
     /// What it was started with.
     pub begin: Begin,
@@ -57,6 +59,14 @@ pub struct Live {
     pub place: Option<OwnedSemaphorePermit>,
 }
 
+/// What a program says.
+pub enum Heard {
+    /// A line of stream-json; `None` once there is none any more.
+    Line(Option<Bytes>),
+    /// Something on standard error.
+    Stderr(String),
+}
+
 /// It has ended, or does not hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
@@ -72,13 +82,18 @@ impl Live {
         tasks.spawn(read(stdout, to));
         let tail = Arc::new(Mutex::new(Tail::new(Tail::USUAL)));
         let kept = tail.clone();
-        let note = move |bytes: &[u8]| kept.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        let (aside, asides) = mpsc::channel(LINES);
+        let note = move |bytes: &[u8]| {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+            let _ = aside.try_send(String::from_utf8_lossy(bytes).into_owned());
+        };
         let listening = tasks.spawn(log_lines(stderr, "stderr", note));
         Ok(Self {
             child,
             stdin,
             lines,
             stderr: tail,
+            asides,
             listening,
             begin,
             session: None,
@@ -104,6 +119,20 @@ impl Live {
     /// The next line; `None` once there is none any more. Cancel-safe.
     pub async fn next(&mut self) -> Option<Bytes> {
         self.lines.recv().await
+    }
+
+    /// The next line, or what it says on standard error meanwhile. Cancel-safe.
+    pub async fn heard(&mut self) -> Heard {
+        tokio::select! {
+            biased;
+            line = self.lines.recv() => Heard::Line(line),
+            Some(text) = self.asides.recv() => Heard::Stderr(text),
+        }
+    }
+
+    /// What it has said on standard error and nobody has taken.
+    pub fn last_asides(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.asides.try_recv().ok()).collect()
     }
 
     /// Throws away what it said since its last turn. False when it has ended.

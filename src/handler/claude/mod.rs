@@ -74,12 +74,20 @@ pub struct Begin {
     pub options: RequestOptions,
     /// Variables that only a new process takes.
     pub environment: Vec<(String, OsString)>,
+    /// Whether it sees the request's environment, and little of the server's.
+    pub is_own_environment: bool,
+    /// Where it works; the server's workspace if absent.
+    pub cwd: Option<PathBuf>,
 }
 
 impl Begin {
     /// Whether any process that was started without a wish will do: the rest is told to it when it is taken.
     fn is_plain(&self) -> bool {
-        self.resume.is_none() && self.options == RequestOptions::default() && self.environment.is_empty()
+        self.resume.is_none()
+            && self.options == RequestOptions::default()
+            && self.environment.is_empty()
+            && !self.is_own_environment
+            && self.cwd.is_none()
     }
 }
 
@@ -142,6 +150,10 @@ impl Handler for Claude {
         self.pool.session_ended(session);
     }
 
+    async fn end_session(&self, session: &SessionId, grace: Duration) {
+        self.pool.end_session(session, grace).await;
+    }
+
     async fn stop(&self, grace: Duration) {
         self.pool.stop(grace).await;
     }
@@ -155,7 +167,8 @@ fn arguments(
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |more: &[&str]| args.extend(more.iter().map(OsString::from));
     add(&["-p", "--output-format", "stream-json", "--input-format", "stream-json"]);
-    add(&["--verbose", "--include-partial-messages", "--setting-sources", &options.settings]);
+    let sources = begin.options.setting_sources.as_ref().unwrap_or(&options.settings);
+    add(&["--verbose", "--include-partial-messages", "--setting-sources", sources]);
     let mode = begin.options.permission_mode.as_deref().unwrap_or(&options.permission_mode);
     if mode == "bypassPermissions" {
         add(&["--dangerously-skip-permissions"]);
@@ -171,8 +184,25 @@ fn arguments(
     if let Some(tools) = begin.options.tools.as_ref().map(|tools| tools.join(",")).or(options.tools.clone()) {
         add(&["--tools", &tools]);
     }
+    if let Some(file) = &begin.options.settings_file {
+        add(&["--settings", file]);
+    }
+    for tool in &begin.options.allowed_tools {
+        add(&[&format!("--allowedTools={tool}")]);
+    }
+    if begin.options.bare {
+        add(&["--bare"]);
+    }
+    if let Some(team) = &begin.options.team {
+        add(&["--agent-id", &team.agent_id, "--agent-name", &team.agent_name, "--team-name", &team.name]);
+    }
     let mut file = None;
-    if let Some(servers) = &begin.options.mcp_servers {
+    if let Some(path) = &begin.options.mcp_config {
+        add(&["--mcp-config", path]);
+        if sources.is_empty() {
+            add(&["--strict-mcp-config"]);
+        }
+    } else if let Some(servers) = &begin.options.mcp_servers {
         // Servers come with keys, and arguments can be read by everybody.
         let text = serde_json::json!({"mcpServers": servers}).to_string();
         let written = tempfile::NamedTempFile::with_prefix("turnhost-mcp-").and_then(|mut file| {
@@ -186,7 +216,7 @@ fn arguments(
         file = Some(path);
     } else if let Some(path) = &options.mcp_config {
         args.extend(["--mcp-config".into(), path.as_os_str().to_owned(), "--strict-mcp-config".into()]);
-    } else if options.settings.is_empty() {
+    } else if sources.is_empty() {
         args.push("--strict-mcp-config".into());
     }
     Ok((args, file))
@@ -195,6 +225,9 @@ fn arguments(
 /// The environment of a process: the server's, and what makes the program fit to be driven.
 fn environment(options: &ClaudeOptions, begin: &Begin) -> Environment {
     let mut env = options.environment.clone();
+    if begin.is_own_environment {
+        env = env.only_allowed();
+    }
     let ours = [
         // Its permissions may be bypassed as root, too.
         ("IS_SANDBOX", "1"),

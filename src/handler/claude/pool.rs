@@ -123,7 +123,7 @@ impl Pool {
         let launch = Launch {
             program: program.into(),
             args,
-            cwd: Some(self.options.workspace.clone()),
+            cwd: Some(begin.cwd.clone().unwrap_or_else(|| self.options.workspace.clone())),
             env: environment(&self.options, &begin),
             stdin: StdinFrom::Pipe,
             channel: false,
@@ -201,6 +201,8 @@ impl Pool {
             schema: None,
             options: RequestOptions::default(),
             environment: Vec::new(),
+            is_own_environment: false,
+            cwd: None,
         };
         match self.start(begin) {
             Ok(live) => waiting.spare = Some(live),
@@ -212,6 +214,14 @@ impl Pool {
         let parked = self.waiting().sessions.remove(session);
         if let Some(parked) = parked {
             self.finish(parked.live);
+        }
+    }
+
+    /// Ends the process of a session, and waits until nothing is left of it.
+    pub async fn end_session(&self, session: &SessionId, grace: Duration) {
+        let parked = self.waiting().sessions.remove(session);
+        if let Some(parked) = parked {
+            parked.live.stop(grace).await;
         }
     }
 

@@ -207,6 +207,38 @@ async fn progress(sink: &Sink, kind: &str, detail: &Value) {
     let _ = sink.say(Event::Progress { kind: kind.to_owned(), detail }).await;
 }
 
+/// Says what the program tells of itself at the start, for callers that know it by that.
+pub async fn tell_session(line: &[u8], sink: &Sink) {
+    progress(sink, "session", &as_told(parse(line))).await;
+}
+
+/// Says what the program says on standard error.
+pub async fn tell_stderr(text: &str, sink: &Sink) {
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        progress(sink, "stderr", &json!({"text": line})).await;
+    }
+}
+
+/// What the program tells of itself, less what is long and the same everywhere.
+fn as_told(mut detail: Value) -> Value {
+    if let Some(members) = detail.as_object_mut() {
+        members.retain(|name, _| {
+            [
+                "session_id",
+                "model",
+                "cwd",
+                "tools",
+                "mcp_servers",
+                "permissionMode",
+                "apiKeySource",
+                "claude_code_version",
+            ]
+            .contains(&name.as_str())
+        });
+    }
+    detail
+}
+
 /// Details without what only the program itself understands.
 fn without_ids(mut detail: Value) -> Value {
     if let Some(members) = detail.as_object_mut() {

@@ -2,9 +2,9 @@
 //!
 //! Owns which line ends which turn, steering, and stopping.
 
-use super::live::{Gone, Live};
+use super::live::{Gone, Heard, Live};
 use super::pool::Pool;
-use super::saying::{Saying, Sign};
+use super::saying::{self, Saying, Sign};
 use super::{Begin, ending, is_for_the_start, may_have_key};
 use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::schema::Schema;
@@ -30,7 +30,8 @@ const END_WITHIN: Duration = Duration::from_millis(300);
 pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Result<Reply, Failure> {
     let failed = |error: AgentError| Failure::from(error.into_fault());
     let schema = Schema::of(turn.request.output_format.as_ref()).map_err(failed)?;
-    if !may_have_key(&pool.options, turn) {
+    // Where a turn has an environment of its own the program is one that its user has logged in, or not.
+    if !turn.has_own_environment() && !may_have_key(&pool.options, turn) {
         return Err(failed(AgentError::no_key(ending::KEY)));
     }
     let state = turn.state.as_ref().and_then(|state| serde_json::from_str::<State>(state.as_str()).ok());
@@ -81,7 +82,14 @@ fn leave(pool: &Arc<Pool>, turn: &Turn, cli: Live) {
     } else {
         pool.finish(cli);
     }
-    pool.replenish();
+    replenish(pool, turn);
+}
+
+/// Starts another process ahead of need, where turns like this one can take it.
+fn replenish(pool: &Pool, turn: &Turn) {
+    if !turn.has_own_environment() {
+        pool.replenish();
+    }
 }
 
 /// What the turn's process has to be begun with.
@@ -95,13 +103,16 @@ fn begin(turn: &Turn, schema: Option<&Schema>, state: Option<&State>) -> Result<
     let metadata = metadata
         .transpose()
         .map_err(|error| AgentError::new(Category::InvalidRequest, format!("metadata.claude: {error}")))?;
-    let env = turn.request.env.iter().flatten().filter(|(name, _)| is_for_the_start(name));
+    let is_own = turn.has_own_environment();
+    let env = turn.request.env.iter().flatten().filter(|(name, _)| is_own || is_for_the_start(name));
     Ok(Begin {
         resume: state.map(|state| state.claude_session_id.clone()),
         system_prompt: turn.request.system_prompt.clone(),
         schema: schema.map(|schema| schema.raw().get().to_owned()),
         options: metadata.and_then(|metadata| metadata.claude).unwrap_or_default(),
         environment: env.map(|(name, value)| (name.clone(), value.expose().into())).collect(),
+        is_own_environment: is_own,
+        cwd: turn.request.cwd.clone(),
     })
 }
 
@@ -178,7 +189,15 @@ impl<'a> Talk<'a> {
         loop {
             let line = tokio::select! {
                 biased;
-                line = cli.next() => line,
+                heard = cli.heard() => match heard {
+                    Heard::Line(line) => line,
+                    Heard::Stderr(text) => {
+                        if self.turn.has_own_environment() {
+                            saying::tell_stderr(&text, self.sink).await;
+                        }
+                        continue;
+                    }
+                },
                 text = self.turn.inputs.next() => {
                     match self.say(cli, &text).await {
                         Ok(uuid) => self.steers.insert(uuid),
@@ -193,7 +212,7 @@ impl<'a> Talk<'a> {
             }
             if self.saying.is_answering && !std::mem::replace(&mut self.replenished, true) {
                 // Not before: on a small machine it would hold up this turn.
-                self.pool.replenish();
+                replenish(self.pool, self.turn);
             }
         }
     }
@@ -203,15 +222,17 @@ impl<'a> Talk<'a> {
         if !std::mem::replace(&mut cli.is_initialized, true) {
             let prompt = self.turn.request.system_prompt.as_deref();
             let appends = self.pool.options.append_system_prompt;
+            let own = cli.begin.options.append_system_prompt.clone();
             let request = Control::Initialize {
                 system_prompt: prompt.filter(|_| !appends).map(|prompt| [prompt]),
-                append_system_prompt: prompt.filter(|_| appends),
+                append_system_prompt: prompt.filter(|_| appends).or(own.as_deref()),
                 json_schema: self.schema.map(Schema::raw),
             };
             cli.send(&ToCli::ControlRequest { request_id: "initialize", request }).await?;
         }
         let model = self.turn.request.model.as_deref().or(self.pool.options.model.as_deref());
-        let given = self.turn.request.env.iter().flatten().filter(|(name, _)| !is_for_the_start(name));
+        let is_own = self.turn.has_own_environment();
+        let given = self.turn.request.env.iter().flatten().filter(|(name, _)| !is_own && !is_for_the_start(name));
         let env: BTreeMap<&str, &str> = given.map(|(name, value)| (name.as_str(), value.expose())).collect();
         cli.variables = env.keys().map(|name| (*name).to_owned()).collect();
         if model.is_some() || !env.is_empty() {
@@ -286,7 +307,12 @@ impl<'a> Talk<'a> {
                 if head.session_id.is_some() && head.parent_tool_use_id.is_none() {
                     cli.session.clone_from(&head.session_id);
                 }
-                match self.saying.take(&head, line, self.sink).await {
+                let tells_itself = head.subtype.as_deref() == Some("init") && !self.saying.has_begun;
+                let sign = self.saying.take(&head, line, self.sink).await;
+                if tells_itself && self.turn.has_own_environment() {
+                    saying::tell_session(line, self.sink).await;
+                }
+                match sign {
                     Sign::Nothing => {}
                     Sign::Version(version) => cli.version = Some(version),
                     Sign::BadKey => {
@@ -373,6 +399,11 @@ impl<'a> Talk<'a> {
     async fn crashed(&mut self, cli: &mut Live) -> Ended {
         let phase = if self.saying.has_begun { "turn" } else { "start" };
         let fault = cli.crash(phase).await;
+        if self.turn.has_own_environment() {
+            for text in cli.last_asides() {
+                saying::tell_stderr(&text, self.sink).await;
+            }
+        }
         if self.state.is_some() && cli.says_unknown() { Ended::Unknown } else { Ended::Crashed(fault) }
     }
 
@@ -403,7 +434,7 @@ impl<'a> Talk<'a> {
         } else {
             cli.stop(END_WITHIN).await;
         }
-        self.pool.replenish();
+        replenish(self.pool, self.turn);
     }
 }
 

@@ -11,13 +11,14 @@ mod program;
 mod server;
 mod thread;
 mod turn;
+mod wishes;
 
 use super::agent_error::AgentError;
 use super::{Cancel, Failure, Handler, Reply, Sink, Turn};
 use crate::model::SessionId;
 use crate::process::Environment;
 use crate::redact::Secret;
-use pool::Pool;
+use pool::{Origin, Pool};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::path::PathBuf;
@@ -29,6 +30,9 @@ const BASE: &str = "https://api.openai.com/v1";
 
 /// The variable with the key. The program gets it, commands do not.
 const KEY: &str = "OPENAI_API_KEY";
+
+/// How long a program may take to start whose turn has an environment of its own.
+const SOON: Duration = Duration::from_secs(12);
 
 /// Options of the agent.
 #[derive(Debug, Clone)]
@@ -78,8 +82,28 @@ impl Codex {
         (!value.is_empty()).then(|| value.to_owned())
     }
 
-    fn key(&self, turn: &Turn) -> Result<Secret, AgentError> {
-        turn.variable(KEY, &self.options.environment).map(Secret::new).ok_or_else(|| AgentError::no_key(KEY))
+    /// The process that a turn needs.
+    fn origin(&self, turn: &Turn) -> Result<Origin, AgentError> {
+        let is_own = turn.has_own_environment();
+        let variable = |name: &str| turn.variable(name, &self.options.environment);
+        let key = variable(KEY).or_else(|| variable("CODEX_API_KEY").filter(|_| is_own)).map(Secret::new);
+        if key.is_none() && !is_own {
+            return Err(AgentError::no_key(KEY));
+        }
+        let given = |name: &str| Some(PathBuf::from(turn.request.env.as_ref()?.get(name)?.expose()));
+        let home = given("CODEX_HOME").or_else(|| Some(given("HOME")?.join(".codex"))).filter(|_| is_own);
+        let home = home.or_else(|| self.options.home.clone());
+        if key.is_none() && !home.as_ref().is_some_and(|home| home.join("auth.json").exists()) {
+            return Err(AgentError::no_key(KEY));
+        }
+        let limit = self.options.start_timeout;
+        Ok(Origin {
+            key,
+            env: turn.environment(&self.options.environment),
+            home,
+            // A caller of sessions is told within 15 s that nothing comes.
+            start_timeout: if is_own { limit.min(SOON) } else { limit },
+        })
     }
 
     fn base(&self, turn: &Turn) -> String {
@@ -101,7 +125,13 @@ impl Handler for Codex {
     async fn start(&self) -> Result<(), String> {
         program::find(&self.options)?;
         let Some(key) = self.own_variable(KEY) else { return Ok(()) };
-        match self.pool.server(&Secret::new(key)).await {
+        let origin = Origin {
+            key: Some(Secret::new(key)),
+            env: self.options.environment.clone(),
+            home: self.options.home.clone(),
+            start_timeout: self.options.start_timeout,
+        };
+        match self.pool.server(&origin).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 let stderr = error.metadata.get("stderr_tail").and_then(|tail| tail.as_str()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Which process runs which turn: one per key, since a key is in a process's environment.
+//! Which process runs which turn: one per key and environment, since those are a process's own.
 //!
 //! Owns how many there are. A process that has ended is replaced with the next turn that needs it.
 
@@ -6,7 +6,9 @@ use super::server::Server;
 use super::{CodexOptions, program};
 use crate::handler::agent_error::{AgentError, Category};
 use crate::model::SessionId;
+use crate::process::Environment;
 use crate::redact::Secret;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
@@ -14,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 /// Processes that are kept. One more is started where all of them run turns, up to the second number.
 const KEPT: usize = 4;
-const MOST: usize = 16;
+const MOST: usize = 64;
 
 pub struct Pool {
     options: CodexOptions,
@@ -28,8 +30,20 @@ struct Slots {
     stopped: bool,
 }
 
+/// What a process is begun with, and cannot change any more.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// None where somebody has logged in.
+    pub key: Option<Secret>,
+    pub env: Environment,
+    /// Where the program keeps its threads.
+    pub home: Option<PathBuf>,
+    /// How long it may take to take requests.
+    pub start_timeout: Duration,
+}
+
 struct Slot {
-    key: Secret,
+    origin: Origin,
     process: Arc<OnceCell<Arc<Server>>>,
     used: Instant,
 }
@@ -55,24 +69,24 @@ impl Pool {
         Self { options, tasks, slots: Mutex::default() }
     }
 
-    /// The process with this key, started if there is none.
-    pub async fn server(&self, key: &Secret) -> Result<Lease, AgentError> {
-        let process = self.slot(key)?;
+    /// The process of this origin, started if there is none.
+    pub async fn server(&self, origin: &Origin) -> Result<Lease, AgentError> {
+        let process = self.slot(origin)?;
         let start = || async {
             let program = program::find(&self.options).map_err(|text| AgentError::new(Category::StartupCrash, text))?;
-            Server::start(&program, &self.options, key, &self.tasks).await
+            Server::start(&program, &self.options, origin, &self.tasks).await
         };
         let server = process.get_or_try_init(start).await?.clone();
         Ok(Lease { server, _process: process })
     }
 
-    fn slot(&self, key: &Secret) -> Result<Arc<OnceCell<Arc<Server>>>, AgentError> {
+    fn slot(&self, origin: &Origin) -> Result<Arc<OnceCell<Arc<Server>>>, AgentError> {
         let mut slots = self.slots();
         if slots.stopped {
             return Err(AgentError::new(Category::StartupCrash, "the server is stopping"));
         }
         slots.slots.retain(|slot| !slot.is_lost());
-        if let Some(slot) = slots.slots.iter_mut().find(|slot| slot.key == *key) {
+        if let Some(slot) = slots.slots.iter_mut().find(|slot| slot.origin == *origin) {
             slot.used = Instant::now();
             return Ok(slot.process.clone());
         }
@@ -85,14 +99,14 @@ impl Pool {
                     }
                 }
                 None if slots.slots.len() >= MOST => {
-                    let text = format!("turns with {MOST} different keys run already");
+                    let text = format!("turns with {MOST} different keys or environments run already");
                     return Err(AgentError::new(Category::Overloaded, text));
                 }
                 None => {}
             }
         }
         let process = Arc::new(OnceCell::new());
-        slots.slots.push(Slot { key: key.clone(), process: process.clone(), used: Instant::now() });
+        slots.slots.push(Slot { origin: origin.clone(), process: process.clone(), used: Instant::now() });
         Ok(process)
     }
 

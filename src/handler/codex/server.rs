@@ -3,6 +3,7 @@
 //! Owns the process's pipes and the threads it has loaded. Knows no turn: what comes for a thread goes to whoever claimed
 //! that thread. The process itself is owned by its task in `process`; the task here reads what it says.
 
+use super::pool::Origin;
 use super::{CodexOptions, KEY, raw};
 use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::chatter::log_lines;
@@ -11,7 +12,7 @@ use crate::model::SessionId;
 use crate::process::{
     Child, Exit, Launch, Limits, Line, LineReader, OnExit, Running, StdinFrom, Tail, kill_marked, launch,
 };
-use crate::redact::{Redactor, Secret};
+use crate::redact::Redactor;
 use crate::wire::codex as wire;
 use futures_util::FutureExt;
 use serde::Serialize;
@@ -90,15 +91,18 @@ impl Server {
     pub async fn start(
         program: &Path,
         options: &CodexOptions,
-        key: &Secret,
+        origin: &Origin,
         tasks: &TaskTracker,
     ) -> Result<Arc<Self>, AgentError> {
         let failed = |text: String| {
             let text = format!("the codex agent could not be started: {text}");
             AgentError::new(Category::StartupCrash, text).with("phase", "start")
         };
-        let mut env = options.environment.clone().with(KEY, key.expose());
-        if let Some(home) = &options.home {
+        let mut env = origin.env.clone();
+        if let Some(key) = &origin.key {
+            env = env.with(KEY, key.expose());
+        }
+        if let Some(home) = &origin.home {
             // It refuses to start without, and it keeps talks there.
             let made = tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(home).await;
             made.map_err(|error| failed(format!("{}: {error}", home.display())))?;
@@ -129,16 +133,16 @@ impl Server {
             stderr: Mutex::new(Tail::new(Tail::USUAL)),
             retired: AtomicBool::new(false),
             ended: watch::Sender::new(None),
-            redactor: Redactor::new([key]),
+            redactor: Redactor::new(&origin.key),
         });
         tasks.spawn(server.clone().own(stdout, stderr));
         let mut starting = Starting { server: &server, is_ready: false };
-        let ready = tokio::time::timeout(options.start_timeout, server.greet()).await;
+        let ready = tokio::time::timeout(origin.start_timeout, server.greet()).await;
         match ready {
             Ok(Ok(())) => starting.is_ready = true,
             Ok(Err(text)) => return Err(server.with_stderr(failed(text))),
             Err(_) => {
-                let text = format!("it did not answer within {:?}", options.start_timeout);
+                let text = format!("it did not answer within {:?}", origin.start_timeout);
                 return Err(server.with_stderr(failed(text)));
             }
         }

@@ -3,17 +3,18 @@
 //! Owns a claimed thread from its opening until its turn is over. A thread that the process still has loaded as the state
 //! left it is used as it is; otherwise it is read again from where the program keeps it.
 
-use super::pool::Lease;
+use super::pool::{Lease, Origin};
 use super::server::{Heard, Inbox, Loaded, Server};
+use super::wishes::Wishes;
 use super::{Codex, KEY, raw};
 use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::{Cancel, Sink, Turn};
 use crate::json;
 use crate::model::{Event, Lifetime, SessionId, StateChange};
-use crate::redact::Secret;
 use crate::wire::codex as wire;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -52,16 +53,24 @@ pub struct Thread {
 
 impl Thread {
     /// Opens the turn's thread.
-    pub async fn open(agent: &Codex, turn: &Turn, key: &Secret, sink: &Sink, cancel: &Cancel) -> Result<Self, Stop> {
+    pub async fn open(
+        agent: &Codex,
+        turn: &Turn,
+        wishes: &Wishes,
+        origin: &Origin,
+        sink: &Sink,
+        cancel: &Cancel,
+    ) -> Result<Self, Stop> {
         let lease = tokio::select! {
             biased;
             () = cancel.fired() => return Err(Stop::Cancelled),
-            lease = agent.pool.server(key) => lease?,
+            lease = agent.pool.server(origin) => lease?,
         };
         let base = agent.base(turn);
-        let config = raw(&config(agent, turn, &base));
+        let config = raw(&config(agent, turn, wishes, origin, &base));
         let mut hasher = DefaultHasher::new();
-        (config.get(), &turn.request.system_prompt).hash(&mut hasher);
+        let cwd = turn.request.cwd.as_deref().unwrap_or(&agent.options.workspace).to_string_lossy();
+        (config.get(), &turn.request.system_prompt, &wishes.instructions, &cwd).hash(&mut hasher);
         let settings = hasher.finish();
         let mut thread = Self {
             lease,
@@ -74,7 +83,6 @@ impl Thread {
             is_passing: turn.request.lifetime == Lifetime::Connection,
         };
         let is_passing = thread.is_passing;
-        let cwd = agent.options.workspace.to_string_lossy();
         let params = |id: Option<&str>| {
             raw(&wire::OpenThread {
                 thread_id: id,
@@ -82,9 +90,9 @@ impl Thread {
                 ephemeral: id.is_none().then_some(is_passing),
                 model: turn.request.model.as_deref().or(agent.options.model.as_deref()),
                 cwd: &cwd,
-                approval_policy: "never",
+                approval_policy: wishes.approval_policy.as_deref().unwrap_or("never"),
                 sandbox: &agent.options.sandbox,
-                developer_instructions: turn.request.system_prompt.as_deref(),
+                developer_instructions: turn.request.system_prompt.as_deref().or(wishes.instructions.as_deref()),
                 config: &config,
             })
         };
@@ -207,30 +215,31 @@ fn state_of(turn: &Turn) -> Option<wire::State> {
 }
 
 /// The settings of a turn's thread. They go through the pipe: nothing of them is in the program's arguments.
-fn config<'a>(agent: &'a Codex, turn: &'a Turn, base: &'a str) -> wire::Config<'a> {
-    let mut set: BTreeMap<&str, &str> = BTreeMap::new();
-    for (name, value) in turn.request.env.iter().flatten().filter(|(name, _)| *name != KEY) {
-        set.insert(name, value.expose());
-    }
+fn config(agent: &Codex, turn: &Turn, wishes: &Wishes, origin: &Origin, base: &str) -> Map<String, Value> {
+    let mut all = wishes.config.clone();
+    // What the program itself sees of its environment, its commands see too.
+    let given = turn.request.env.iter().flatten().filter(|(name, _)| *name != KEY && !turn.has_own_environment());
+    let set: BTreeMap<&str, &str> = given.map(|(name, value)| (name.as_str(), value.expose())).collect();
     // The program gets one more variable for its own log; commands are none of its modules.
     let own_log = agent.options.environment.get("RUST_LOG").is_none().then_some("RUST_LOG");
-    let exclude = [KEY, "CODEX_API_KEY"].into_iter().chain(own_log).collect();
-    let provider = wire::Provider {
-        name: "turnhost",
-        base_url: base,
-        env_key: KEY,
-        wire_api: "responses",
-        request_max_retries: 2,
-        stream_max_retries: 2,
-    };
-    wire::Config {
-        model_provider: "turnhost",
-        model_providers: BTreeMap::from([("turnhost", provider)]),
-        shell_environment_policy: wire::EnvironmentPolicy {
-            inherit: "all",
-            ignore_default_excludes: true,
-            exclude,
-            set,
-        },
+    let exclude: Vec<&str> = [KEY, "CODEX_API_KEY"].into_iter().chain(own_log).collect();
+    let policy = json!({"inherit": "all", "ignore_default_excludes": true, "exclude": exclude, "set": set});
+    all.entry("shell_environment_policy").or_insert(policy);
+    // Without a key the program uses the login that it has.
+    if origin.key.is_some() && !all.contains_key("model_provider") {
+        let provider = json!({
+            "name": "turnhost",
+            "base_url": base,
+            "env_key": KEY,
+            "wire_api": "responses",
+            "request_max_retries": 2,
+            "stream_max_retries": 2,
+        });
+        all.insert("model_provider".to_owned(), "turnhost".into());
+        let providers = all.entry("model_providers").or_insert_with(|| json!({}));
+        if let Some(providers) = providers.as_object_mut() {
+            providers.insert("turnhost".to_owned(), provider);
+        }
     }
+    all
 }

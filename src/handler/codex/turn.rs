@@ -5,6 +5,7 @@
 use super::items::{Items, Voice};
 use super::server::{Heard, Server};
 use super::thread::{Stop, Thread};
+use super::wishes::Wishes;
 use super::{Codex, ending, raw};
 use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::schema::Schema;
@@ -31,13 +32,14 @@ const LAST_REPLIES: Duration = Duration::from_secs(1);
 pub async fn run(agent: &Codex, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Result<Reply, Failure> {
     let failed = |error: AgentError| Failure::from(error.into_fault());
     let schema = Schema::of(turn.request.output_format.as_ref()).map_err(failed)?;
-    let key = agent.key(turn).map_err(failed)?;
-    let redactor = Redactor::new([&key]);
+    let wishes = Wishes::of(turn).map_err(failed)?;
+    let origin = agent.origin(turn).map_err(failed)?;
+    let redactor = Redactor::new(&origin.key);
     let schema = schema.as_ref();
     let voice = &Voice::new(sink);
     let mut is_lost_before = false;
     loop {
-        let (error, about) = match Thread::open(agent, turn, &key, sink, cancel).await {
+        let (error, about) = match Thread::open(agent, turn, &wishes, &origin, sink, cancel).await {
             Ok(thread) => {
                 let (server, redactor) = (thread.server(), &redactor);
                 let later = Vec::new();
@@ -313,6 +315,9 @@ impl<'a> Running<'a> {
         if !std::mem::replace(&mut self.has_begun, true) {
             let model = self.turn.request.model.as_ref().or(self.agent.options.model.as_ref());
             self.voice.progress("started", &json!({"model": model})).await;
+            if self.turn.has_own_environment() {
+                self.voice.progress("session", &json!({"thread_id": self.thread.id, "model": model})).await;
+            }
         }
     }
 

@@ -1,0 +1,312 @@
+//! `/ws/sessions/:id`: what was, what comes, and what the client has to say.
+//!
+//! Owns one connection. Each has a cursor of its own into the session's log, so that a slow or leaving client is nobody
+//! else's business. Two tasks on the connection's worker: one reads what the client says, one writes.
+
+use super::session::{Deaf, Input, Session};
+use super::{PIECE, parameter, unknown};
+use crate::api::Runtime;
+use crate::api::hangup::Hangup;
+use crate::json;
+use crate::store::LogEnd;
+use crate::wire::sessions::{ClientFrame, Pointed, ServerFrame};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, Closed, Item, Session as Socket};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// Between two pings.
+const PING: Duration = Duration::from_secs(30);
+/// A client that is silent for so long is gone.
+const SILENT: Duration = Duration::from_mins(1);
+/// A client that takes nothing for so long is dropped.
+const UNTAKEN: Duration = Duration::from_mins(1);
+/// Answers to a client that wait for the socket.
+const ASIDES: usize = 64;
+/// The largest message of a client.
+const MESSAGE: usize = 32 << 20;
+/// Longer frames go out in pieces.
+const FRAME: usize = 64 << 10;
+/// How long the end of a connection may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Turns the request into a WebSocket of its session.
+pub async fn upgrade(
+    request: HttpRequest,
+    payload: web::Payload,
+    id: web::Path<String>,
+    runtime: web::Data<Runtime>,
+) -> HttpResponse {
+    let Some(session) = runtime.sessions.book.find(&id) else { return unknown() };
+    let since = parameter(&request, "since").and_then(|since| since.parse::<u64>().ok());
+    let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|offered| offered.to_str().ok());
+    let offered: Vec<String> =
+        offered.into_iter().flat_map(|offered| offered.split(',')).map(|word| word.trim().to_owned()).take(1).collect();
+    let protocols: Vec<&str> = offered.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+    let Ok((answer, socket, messages)) = actix_ws::handle_with_protocols(&request, payload, &protocols) else {
+        return HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("Bad Request");
+    };
+    let messages = messages.max_frame_size(MESSAGE).aggregate_continuations().max_continuation_size(MESSAGE);
+    let hangup = request.conn_data::<Hangup>().cloned();
+    actix_web::rt::spawn(serve(session, since, socket, messages, hangup));
+    answer
+}
+
+async fn serve(
+    session: Arc<Session>,
+    since: Option<u64>,
+    socket: Socket,
+    messages: AggregatedMessageStream,
+    hangup: Option<Hangup>,
+) {
+    let (asides, taken) = mpsc::channel(ASIDES);
+    let writer = Writer { session: session.clone(), socket, at: 0 };
+    let mut writing = actix_web::rt::spawn(writer.write(since, taken));
+    tokio::select! {
+        () = read(&session, messages, asides) => {
+            // What was answered to the last frames still goes out.
+            let _ = tokio::time::timeout(LAST_WORDS, &mut writing).await;
+        }
+        _ = &mut writing => {}
+    }
+    writing.abort();
+    if let Some(hangup) = hangup {
+        hangup.after_reading_away(LAST_WORDS).await;
+    }
+}
+
+/// What goes to the client besides the log.
+enum Aside {
+    Frame(ServerFrame<'static>),
+    Pong(Bytes),
+    Close,
+}
+
+/// Reads what the client says until it is gone.
+async fn read(session: &Session, mut messages: AggregatedMessageStream, asides: mpsc::Sender<Aside>) {
+    loop {
+        let Ok(next) = tokio::time::timeout(SILENT, messages.recv()).await else { return };
+        let aside = match next {
+            Some(Ok(AggregatedMessage::Text(text))) => frame(session, &text).map(Aside::Frame),
+            Some(Ok(AggregatedMessage::Binary(bytes))) => {
+                frame(session, &String::from_utf8_lossy(&bytes)).map(Aside::Frame)
+            }
+            Some(Ok(AggregatedMessage::Ping(bytes))) => Some(Aside::Pong(bytes)),
+            Some(Ok(AggregatedMessage::Pong(_))) => None,
+            Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => {
+                let _ = asides.send(Aside::Close).await;
+                return;
+            }
+        };
+        // A client that takes none of its answers is read no further, and found silent then.
+        if let Some(aside) = aside
+            && asides.send(aside).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Does what a frame says; what is answered, if anything.
+fn frame(session: &Session, text: &str) -> Option<ServerFrame<'static>> {
+    let error = |error: String| Some(ServerFrame::Error { error });
+    let frame: ClientFrame<'_> = match serde_json::from_str(text) {
+        Ok(_) if !json::is_object(text) => return error("invalid frame json: expected an object".to_owned()),
+        Ok(frame) => frame,
+        Err(problem) => return error(format!("invalid frame json: {problem}")),
+    };
+    let input = match frame.r#type.as_str() {
+        "ping" => return Some(ServerFrame::Pong),
+        "resize" => return None,
+        "stdin" | "prompt" => text_of(frame.data).map(Input::Prompt).ok_or("prompt content is required"),
+        "steer" => text_of(frame.data).map(Input::Steer).ok_or("steer content is required"),
+        "interrupt" => Ok(Input::Interrupt),
+        "context" => Ok(Input::Context(context(&pointed(frame.context.or(frame.data))))),
+        "mention" => Ok(Input::Context(mention(&pointed(frame.mention.or(frame.data))))),
+        other => return error(format!("unknown frame type: {other}")),
+    };
+    match input {
+        Err(problem) => error(problem.to_owned()),
+        Ok(Input::Interrupt) => {
+            // Nothing happens where nothing runs.
+            let _ = session.tell(Input::Interrupt);
+            None
+        }
+        Ok(input) => match session.tell(input) {
+            Ok(()) => None,
+            Err(refused @ (Deaf::Closed | Deaf::Full)) => error(refused.to_string()),
+        },
+    }
+}
+
+fn text_of(data: Option<&RawValue>) -> Option<String> {
+    let text: String = serde_json::from_str(data?.get()).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+fn pointed(raw: Option<&RawValue>) -> Pointed {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+}
+
+/// What the agent is to know, as a text that it reads before the next message.
+pub fn context(pointed: &Pointed) -> String {
+    let place = if pointed.file_path.is_empty() { String::new() } else { format!(" from {}", pointed.file_path) };
+    format!("Context{place}{}:\n{}", lines(pointed), pointed.text)
+}
+
+/// A place in a file that the user means.
+pub fn mention(pointed: &Pointed) -> String {
+    let text = if pointed.text.is_empty() { String::new() } else { format!("\n{}", pointed.text) };
+    format!("The user refers to {}{}.{text}", pointed.file_path, lines(pointed))
+}
+
+fn lines(pointed: &Pointed) -> String {
+    match (pointed.line_start, pointed.line_end) {
+        (0, 0) => String::new(),
+        (from, 0) => format!(", line {from}"),
+        (from, to) => format!(", lines {from} to {to}"),
+    }
+}
+
+/// Waits until a log has grown, or has got its end.
+pub async fn wait_for(ends: &mut watch::Receiver<LogEnd>) {
+    if ends.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+struct Writer {
+    session: Arc<Session>,
+    socket: Socket,
+    /// The client has everything before this.
+    at: u64,
+}
+
+/// The connection is of no more use.
+enum Lost {
+    Socket,
+    /// The client took nothing for too long.
+    Slow,
+}
+
+impl From<Closed> for Lost {
+    fn from(_: Closed) -> Self {
+        Self::Socket
+    }
+}
+
+impl Writer {
+    async fn write(mut self, since: Option<u64>, asides: mpsc::Receiver<Aside>) {
+        if let Err(Lost::Slow) = self.stream(since, asides).await {
+            tracing::info!(session = %self.session.engine_id, "a client took nothing and was dropped");
+        }
+    }
+
+    async fn stream(&mut self, since: Option<u64>, mut asides: mpsc::Receiver<Aside>) -> Result<(), Lost> {
+        let mut ends = self.session.log.watch();
+        let first = self.session.log.end().bytes;
+        self.at = since.unwrap_or(first).min(first);
+        while self.at < first {
+            let (bytes, gap) = self.piece().await;
+            let next = self.at;
+            let data = STANDARD.encode(&bytes);
+            self.say(&ServerFrame::Replay { data, offset: next, encoding: "base64", gap }).await?;
+        }
+        let (id, status) = self.session.look(|record| (record.id.clone(), record.state.clone()));
+        let connected = ServerFrame::Connected { session_id: &id, mode: "pipe", status: &status, offset: self.at };
+        self.say(&connected).await?;
+        let mut ping = tokio::time::interval_at(Instant::now() + PING, PING);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let end = *ends.borrow_and_update();
+            if end.bytes > self.at {
+                let (bytes, _) = self.piece().await;
+                let (offset, data) = (self.at, String::from_utf8_lossy(&bytes));
+                self.say(&ServerFrame::Stdout { data: &data, offset }).await?;
+                // Answers do not wait for the end of a long stream.
+                while let Ok(aside) = asides.try_recv() {
+                    self.aside(aside).await?;
+                }
+                continue;
+            }
+            if end.is_final {
+                return self.exit().await;
+            }
+            tokio::select! {
+                biased;
+                aside = asides.recv() => match aside {
+                    Some(aside) => self.aside(aside).await?,
+                    None => return Ok(()),
+                },
+                () = wait_for(&mut ends) => {}
+                _ = ping.tick() => self.socket.ping(b"").await?,
+            }
+        }
+    }
+
+    /// The next piece of the log, and whether it is lost.
+    async fn piece(&mut self) -> (Vec<u8>, bool) {
+        let (session, from) = (self.session.clone(), self.at);
+        match tokio::task::spawn_blocking(move || session.log.read(from, PIECE)).await {
+            Ok(Ok(piece)) => {
+                self.at = piece.next;
+                (piece.bytes, false)
+            }
+            _ => {
+                self.at = self.session.log.end().bytes;
+                (Vec::new(), true)
+            }
+        }
+    }
+
+    async fn exit(&mut self) -> Result<(), Lost> {
+        // The record says how, before the log is closed.
+        let exit = self.session.look(|record| ServerFrame::Exit {
+            exit_code: record.exit_code.unwrap_or(-1),
+            error_category: record.error_category.clone(),
+            retryable: record.retryable,
+            error_detail: record.error_detail.clone().filter(|_| record.exit_code != Some(0)),
+        });
+        self.say(&exit).await?;
+        let _ = self.socket.clone().close(Some(CloseCode::Normal.into())).await;
+        Ok(())
+    }
+
+    async fn aside(&mut self, aside: Aside) -> Result<(), Lost> {
+        match aside {
+            Aside::Frame(frame) => self.say(&frame).await,
+            Aside::Pong(bytes) => Ok(self.socket.pong(&bytes).await?),
+            Aside::Close => {
+                let _ = self.socket.clone().close(None).await;
+                Err(Lost::Socket)
+            }
+        }
+    }
+
+    async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), Lost> {
+        let text = serde_json::to_string(frame).unwrap_or_default();
+        match tokio::time::timeout(UNTAKEN, self.send(text)).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(Lost::Slow),
+        }
+    }
+
+    async fn send(&mut self, frame: String) -> Result<(), Closed> {
+        if frame.len() <= FRAME {
+            return self.socket.text(frame).await;
+        }
+        let mut rest = Bytes::from(frame);
+        self.socket.continuation(Item::FirstText(rest.split_to(FRAME))).await?;
+        while rest.len() > FRAME {
+            self.socket.continuation(Item::Continue(rest.split_to(FRAME))).await?;
+        }
+        self.socket.continuation(Item::Last(rest)).await
+    }
+}

@@ -1,0 +1,450 @@
+//! The life of a session: its turns one after the other, what it is told meanwhile, its limits, its end.
+//!
+//! Owns the one task of a session. It belongs to the main runtime, outlives every request about it, and writes the log to
+//! its last line.
+
+use super::ending::{Exit, TurnEnd};
+use super::hooks::{self, Beside, Hooks};
+use super::lines::Lines;
+use super::session::{Input, Session};
+use super::times::now;
+use super::{AgentKind, book};
+use crate::api::Runtime;
+use crate::engine::{Followed, Follower, TurnRecord};
+use crate::model::{CancelReason, StateChange, StateIn, TurnRequest, What};
+use crate::wire::session_line::{ErrorData, ExitData};
+use actix_web::web;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+/// Entries taken from the engine's log at once, in bytes.
+const BATCH: usize = 64 << 10;
+/// Between two signs of life in the log.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often a message for a turn that does not listen yet is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// How long a turn that is stopped may take; the engine's own grace is less.
+const STOPPING: Duration = Duration::from_secs(5);
+/// How long an agent may take to end after SIGTERM.
+const KILLING: Duration = Duration::from_secs(1);
+/// What a stopping server leaves to the last hook.
+const LAST_HOOK: Duration = Duration::from_secs(1);
+/// A session whose turns fail like this so often in a row, without a success, is ended.
+const HOPELESS: u32 = 3;
+
+/// What a session is to do.
+pub struct Plan {
+    /// Everything of a turn but its prompt.
+    pub template: TurnRequest,
+    pub prompt: Option<String>,
+    /// How long it may take in all.
+    pub timeout: Option<Duration>,
+    pub hooks: Hooks,
+    pub kind: AgentKind,
+}
+
+struct Conductor {
+    runtime: web::Data<Runtime>,
+    session: Arc<Session>,
+    template: TurnRequest,
+    lines: Lines,
+    follower: Option<Follower>,
+    running: Option<Arc<TurnRecord>>,
+    prompts: VecDeque<String>,
+    /// Messages for the running turn that it has not taken yet.
+    steers: VecDeque<String>,
+    /// What the agent is to know with the next message.
+    context: Vec<String>,
+    last_said: Instant,
+    is_warned: bool,
+    failures: (Option<&'static str>, u32),
+    hooks: Hooks,
+    beside: Option<Beside>,
+}
+
+/// Lives a session to its end.
+pub async fn conduct(runtime: web::Data<Runtime>, session: Arc<Session>, plan: Plan) {
+    let mut conductor = Conductor {
+        lines: Lines::new(session.clone(), plan.kind),
+        runtime,
+        session,
+        template: plan.template,
+        follower: None,
+        running: None,
+        prompts: plan.prompt.into_iter().collect(),
+        steers: VecDeque::new(),
+        context: Vec::new(),
+        last_said: Instant::now(),
+        is_warned: false,
+        failures: (None, 0),
+        hooks: plan.hooks,
+        beside: None,
+    };
+    let exit = match conductor.prepare().await {
+        Ok(()) => conductor.live(plan.timeout.map(|timeout| Instant::now() + timeout)).await,
+        Err(exit) => exit,
+    };
+    conductor.end(exit).await;
+}
+
+impl Conductor {
+    /// What comes before the first turn.
+    async fn prepare(&mut self) -> Result<(), Exit> {
+        for name in ["pre_init", "post_init"] {
+            let stop = CancellationToken::new();
+            let (kill, draining) = (self.session.kill.clone(), self.runtime.engine.draining());
+            let ended = async {
+                tokio::select! {
+                    () = kill.cancelled() => {}
+                    () = draining.cancelled() => {}
+                }
+            };
+            let running = self.hooks.run(name, &self.runtime, &mut self.lines, &stop);
+            if let Err(reason) = stopped_by(running, ended, &stop).await {
+                if kill.is_cancelled() {
+                    return Err(Exit::killed("the session was deleted"));
+                }
+                if draining.is_cancelled() {
+                    return Err(Exit::killed("the server is stopping"));
+                }
+                let message = format!("{name} hook failed: {name}: {reason}");
+                self.lines.error(ErrorData { message: &message, code: Some(500), ..ErrorData::default() });
+                return Err(Exit { code: 1, ..Exit::killed(&message) });
+            }
+        }
+        self.beside = self.hooks.beside(&self.runtime, &mut self.lines);
+        let _ = self.lines.flush().await;
+        Ok(())
+    }
+
+    async fn live(&mut self, deadline: Option<Instant>) -> Exit {
+        let mut heartbeat = ticker(HEARTBEAT);
+        let mut again = ticker(TRY_AGAIN);
+        let (session, draining) = (self.session.clone(), self.runtime.engine.draining());
+        loop {
+            if let Some(exit) = self.next_turn().await {
+                return exit;
+            }
+            let stalls = self.runtime.sessions.options.stalls;
+            let silent = |after: Option<Duration>| Some(self.last_said + after?).filter(|_| self.running.is_some());
+            let (warn_at, kill_at) = (silent(stalls.warning).filter(|_| !self.is_warned), silent(stalls.kill));
+            tokio::select! {
+                biased;
+                () = session.kill.cancelled() => return Exit::killed("the session was deleted"),
+                () = draining.cancelled() => return Exit::killed("the server is stopping"),
+                () = at(deadline) => return self.out_of_time(),
+                batch = next_of(&mut self.follower) => {
+                    if let Some(exit) = self.take(batch).await {
+                        return exit;
+                    }
+                }
+                input = session.told() => self.hear(input),
+                said = Beside::next(&mut self.beside) => match said {
+                    Some(line) => hooks::output(&mut self.lines, "sidecar", &line),
+                    None => self.beside = None,
+                },
+                _ = again.tick(), if !self.steers.is_empty() => {}
+                _ = heartbeat.tick() => self.lines.heartbeat(true),
+                () = at(warn_at) => self.warn(stalls.warning.unwrap_or_default()),
+                () = at(kill_at) => return self.stalled(),
+            }
+            self.steer();
+            if let Err(error) = self.lines.flush().await {
+                tracing::error!(session = %session.engine_id, %error, "the log of a session cannot be written");
+                return Exit::killed("the log of the session cannot be written");
+            }
+        }
+    }
+
+    /// Begins the next turn, if there is one and none runs.
+    async fn next_turn(&mut self) -> Option<Exit> {
+        if self.running.is_some() {
+            return None;
+        }
+        let mut prompt = self.prompts.pop_front()?;
+        if !self.context.is_empty() {
+            self.context.push(prompt);
+            prompt = std::mem::take(&mut self.context).join("\n\n");
+        }
+        let request = TurnRequest { prompt, ..self.template.clone() };
+        self.template.state = StateIn::Stored;
+        // A session that was quiet for long may have been unloaded: its log is followed anew then.
+        let submitted = if self.follower.as_ref().is_some_and(|follower| !follower.is_at_end()) {
+            self.runtime.engine.submit(request).await.map(|ticket| ticket.turn)
+        } else {
+            self.runtime.engine.submit_and_follow(request).await.map(|(ticket, follower)| {
+                self.follower = Some(follower);
+                ticket.turn
+            })
+        };
+        self.last_said = Instant::now();
+        self.is_warned = false;
+        match submitted {
+            Ok(turn) => {
+                self.running = Some(turn);
+                None
+            }
+            Err(fault) => {
+                self.lines.error(ErrorData { message: &fault.message, code: Some(503), ..ErrorData::default() });
+                Some(Exit { code: 1, ..Exit::killed(&fault.message) })
+            }
+        }
+    }
+
+    /// What the session's turns said. Also those that came another way.
+    async fn take(&mut self, batch: Vec<Followed>) -> Option<Exit> {
+        let mut exit = None;
+        for followed in batch {
+            let entry = match followed {
+                Followed::Entry(entry) => entry,
+                Followed::Gap { from, to } => {
+                    self.lines.system([("subtype", "gap".into()), ("from", from.0.into()), ("to", to.0.into())]);
+                    continue;
+                }
+            };
+            match &entry.what {
+                What::Accepted { .. } => self.lines.accepted(entry.at_ms),
+                What::Said(event) => self.lines.said(event, entry.at_ms),
+                What::Ended(outcome) => {
+                    let end = self.lines.ended(entry.turn.as_str(), outcome, entry.at_ms);
+                    // Readers do not wait for what is kept.
+                    let _ = self.lines.flush().await;
+                    self.keep(&outcome.state).await;
+                    if self.running.as_ref().is_some_and(|turn| turn.id == entry.turn) {
+                        self.running = None;
+                        // What it did not hear any more is the next one's.
+                        self.prompts.extend(std::mem::take(&mut self.steers));
+                        exit = self.after(end);
+                    }
+                }
+            }
+        }
+        self.last_said = Instant::now();
+        self.is_warned = false;
+        self.session.change(|record| record.last_activity = Some(now()));
+        exit
+    }
+
+    /// What the end of a turn means for its session.
+    fn after(&mut self, end: TurnEnd) -> Option<Exit> {
+        if !self.session.interactive {
+            if !end.is_success && !end.is_interrupted {
+                self.tell_error(&end, true);
+            }
+            return Some(end.exit);
+        }
+        if end.is_success {
+            self.failures = (None, 0);
+            return None;
+        }
+        if end.is_interrupted {
+            return None;
+        }
+        let count = if self.failures.0 == end.exit.category { self.failures.1 + 1 } else { 1 };
+        self.failures = (end.exit.category, count);
+        let is_hopeless =
+            count >= HOPELESS && matches!(end.exit.category, Some("auth_error" | "rate_limit" | "model_not_found"));
+        let is_over = end.is_crash || end.exit.code == -1 || is_hopeless;
+        self.tell_error(&end, is_over);
+        is_over.then_some(end.exit)
+    }
+
+    fn tell_error(&mut self, end: &TurnEnd, is_fatal: bool) {
+        if let Some("stall" | "timeout") = end.exit.category {
+            let message = end.exit.detail.clone().unwrap_or_default();
+            self.lines.system([
+                ("subtype", "stall_kill".into()),
+                ("reason", "stall_timeout".into()),
+                ("message", message.into()),
+            ]);
+        }
+        self.lines.error(ErrorData {
+            message: end.message.as_deref().unwrap_or("the turn failed"),
+            code: None,
+            error_category: end.exit.category,
+            fatal: Some(is_fatal),
+            retryable: end.exit.retryable,
+        });
+    }
+
+    /// A session that goes on with this one begins with its state.
+    async fn keep(&mut self, state: &StateChange) {
+        let state = match state {
+            StateChange::Keep => return,
+            StateChange::Clear => None,
+            StateChange::Set(state) => Some(state.clone()),
+        };
+        let session = self.session.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            book::save_state(&session.folder, state.as_ref().map(|state| state.as_str()));
+            book::save(&session.folder, &session.record());
+        });
+        let _ = kept.await;
+    }
+
+    fn hear(&mut self, input: Input) {
+        match input {
+            Input::Steer(text) if self.running.is_some() => {
+                let mut all = std::mem::take(&mut self.context);
+                all.push(text);
+                self.steers.push_back(all.join("\n\n"));
+            }
+            Input::Prompt(text) | Input::Steer(text) => self.prompts.push_back(text),
+            Input::Context(text) => self.context.push(text),
+            Input::Interrupt => {
+                if let Some(turn) = &self.running {
+                    self.runtime.engine.cancel(turn, CancelReason::Caller);
+                }
+            }
+        }
+    }
+
+    /// Gives the running turn what was said meanwhile, as far as it listens.
+    fn steer(&mut self) {
+        let Some(turn) = &self.running else { return };
+        while let Some(text) = self.steers.front() {
+            if turn.steer(text.clone()).is_err() {
+                return;
+            }
+            self.steers.pop_front();
+        }
+    }
+
+    /// A turn has been silent for too long.
+    fn stalled(&mut self) -> Exit {
+        let message = format!("the agent was silent for {} seconds", self.last_said.elapsed().as_secs());
+        let end =
+            TurnEnd { message: Some(message.clone()), exit: Exit::limit("stall", true, message), ..TurnEnd::default() };
+        self.tell_error(&end, true);
+        end.exit
+    }
+
+    fn warn(&mut self, threshold: Duration) {
+        self.is_warned = true;
+        let silence = self.last_said.elapsed().as_secs();
+        self.lines.system([
+            ("subtype", "stall_warning".into()),
+            ("message", format!("the agent has said nothing for {silence} seconds").into()),
+            ("silence", silence.into()),
+            ("threshold", threshold.as_secs().into()),
+        ]);
+    }
+
+    fn out_of_time(&mut self) -> Exit {
+        let message = "the session's time is over".to_owned();
+        self.lines.error(ErrorData {
+            message: &message,
+            code: None,
+            error_category: Some("timeout"),
+            fatal: Some(true),
+            retryable: Some(false),
+        });
+        Exit::limit("timeout", false, message)
+    }
+
+    /// Stops what still runs, and writes the last lines.
+    async fn end(mut self, exit: Exit) {
+        self.session.close();
+        if let Some(turn) = self.running.clone() {
+            self.runtime.engine.cancel(&turn, CancelReason::Caller);
+            let rest = async {
+                while self.running.is_some() {
+                    let batch = next_of(&mut self.follower).await;
+                    self.take(batch).await;
+                }
+            };
+            if tokio::time::timeout(STOPPING, rest).await.is_err() {
+                tracing::error!(session = %self.session.engine_id, "a turn did not end when it was stopped");
+            }
+        }
+        if exit.code == 0 {
+            // It ends by itself, and writes what it has to write.
+            self.runtime.engine.close_connection_session(&self.session.engine_id);
+        } else {
+            self.runtime.engine.end_session(&self.session.engine_id, KILLING).await;
+        }
+        if let Some(beside) = self.beside.take() {
+            beside.end(&mut self.lines).await;
+        }
+        // Its failure changes nothing any more, and it may not hold up the server's end.
+        let (stop, draining) = (CancellationToken::new(), self.runtime.engine.draining());
+        let late = async {
+            draining.cancelled().await;
+            tokio::time::sleep(LAST_HOOK).await;
+        };
+        let _ = stopped_by(self.hooks.run("post_run", &self.runtime, &mut self.lines, &stop), late, &stop).await;
+        let detail = exit.detail.as_deref();
+        if exit.code != 0 {
+            self.lines.system([
+                ("subtype", "agent_error".into()),
+                ("code", exit.code.into()),
+                ("error_detail", detail.unwrap_or_default().into()),
+            ]);
+        }
+        self.lines.exit(ExitData {
+            code: exit.code,
+            error_detail: detail,
+            error_category: exit.category,
+            retryable: exit.retryable,
+        });
+        if let Err(error) = self.lines.flush().await {
+            tracing::error!(session = %self.session.engine_id, %error, "the end of a session could not be noted");
+        }
+        self.session.change(|record| {
+            if exit.code == 0 { "completed" } else { "failed" }.clone_into(&mut record.state);
+            record.exit_code = Some(exit.code);
+            record.ended_at = Some(now());
+            record.error_category = exit.category.map(str::to_owned);
+            record.retryable = exit.retryable;
+            record.error_detail.clone_from(&exit.detail);
+        });
+        let session = self.session.clone();
+        let saved = tokio::task::spawn_blocking(move || book::save(&session.folder, &session.record())).await;
+        if saved.is_err() {
+            tracing::debug!("a record was not saved");
+        }
+        self.session.log.finish();
+        self.session.over.cancel();
+        let runtime = self.runtime.clone();
+        let _ = tokio::task::spawn_blocking(move || runtime.sessions.book.prune()).await;
+    }
+}
+
+/// Waits for something that is to stop when `fires` does.
+async fn stopped_by<T>(
+    running: impl Future<Output = T>,
+    fires: impl Future<Output = ()>,
+    stop: &CancellationToken,
+) -> T {
+    tokio::pin!(running, fires);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut running => return ended,
+            () = &mut fires, if !stop.is_cancelled() => stop.cancel(),
+        }
+    }
+}
+
+async fn next_of(follower: &mut Option<Follower>) -> Vec<Followed> {
+    match follower {
+        Some(follower) => follower.next(BATCH).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn ticker(period: Duration) -> Interval {
+    let mut ticker = tokio::time::interval_at(Instant::now() + period, period);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}

@@ -1,0 +1,230 @@
+//! `/ws`: the protocol of the sidecar, which drives one agent. Here that is the server's own.
+//!
+//! Owns the one session of the sidecar and its connections: events one by one, commands, and who is told what is wrong.
+
+use super::bridge::{context, mention, wait_for};
+use super::session::{Input, Session};
+use super::{begin, open, parameter};
+use crate::api::Runtime;
+use crate::json;
+use crate::wire::session_line::{ErrorData, ExitData, LineData, write_line};
+use crate::wire::sessions::{Command, Content, Pointed};
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, Closed, Session as Socket};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// Between two pings.
+const PING: Duration = Duration::from_secs(30);
+/// A client that is silent for so long is gone.
+const SILENT: Duration = Duration::from_secs(40);
+/// A client that takes nothing for so long is dropped.
+const UNTAKEN: Duration = Duration::from_mins(1);
+/// Answers to a client that wait for the socket.
+const ASIDES: usize = 64;
+/// The largest command.
+const MESSAGE: usize = 32 << 20;
+/// Read from the log at once.
+const PIECE: usize = 64 << 10;
+/// How long the end of a connection may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Turns the request into a WebSocket of the sidecar; the first one starts the agent.
+pub async fn upgrade(request: HttpRequest, payload: web::Payload, runtime: web::Data<Runtime>) -> HttpResponse {
+    let since = match parameter(&request, "since").map(|since| since.parse::<u64>()) {
+        None => None,
+        Some(Ok(since)) => Some(since),
+        Some(Err(_)) => {
+            return HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("invalid since");
+        }
+    };
+    let Ok((answer, socket, messages)) = actix_ws::handle(&request, payload) else {
+        return HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("Bad Request");
+    };
+    let messages = messages.max_frame_size(MESSAGE).aggregate_continuations().max_continuation_size(MESSAGE);
+    actix_web::rt::spawn(serve(runtime, since, socket, messages));
+    answer
+}
+
+async fn serve(runtime: web::Data<Runtime>, since: Option<u64>, mut socket: Socket, messages: AggregatedMessageStream) {
+    let starting = runtime.clone();
+    // Whoever leaves meanwhile does not keep others from the agent.
+    let started = runtime.engine.spawn(async move {
+        let opening = starting.clone();
+        let start = || async move {
+            let sessions = opening.clone();
+            let request = Bytes::from(sessions.sessions.options.sidecar.clone());
+            let opened = tokio::task::spawn_blocking(move || open(&request, &sessions)).await;
+            let opened = opened.map_err(|error| error.to_string())?.map_err(|refusal| refusal.text())?;
+            Ok::<_, String>(begin(&opening, opened).0)
+        };
+        starting.sessions.sidecar.get_or_try_init(start).await.cloned()
+    });
+    match started.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(session) => talk(session, since, socket, messages).await,
+        Err(reason) => {
+            let mut lines = Vec::new();
+            let error = ErrorData { message: &reason, code: Some(500), ..ErrorData::default() };
+            write_line(&mut lines, 0, "error", &LineData::Error(error), super::times::now());
+            let exit = ExitData { code: 1, error_detail: Some(&reason), ..ExitData::default() };
+            let start = lines.len() as u64;
+            write_line(&mut lines, start, "exit", &LineData::Exit(exit), super::times::now());
+            for line in String::from_utf8_lossy(&lines).lines() {
+                let _ = socket.text(line.to_owned()).await;
+            }
+            let _ = socket.close(Some(CloseCode::Normal.into())).await;
+        }
+    }
+}
+
+async fn talk(session: Arc<Session>, since: Option<u64>, socket: Socket, messages: AggregatedMessageStream) {
+    let (asides, taken) = mpsc::channel(ASIDES);
+    let mut writing = actix_web::rt::spawn(write(session.clone(), since, socket, taken));
+    tokio::select! {
+        () = read(&session, messages, asides) => {
+            let _ = tokio::time::timeout(LAST_WORDS, &mut writing).await;
+        }
+        _ = &mut writing => {}
+    }
+    writing.abort();
+}
+
+/// Reads commands until the client is gone. What is wrong is told to its sender alone.
+async fn read(session: &Session, mut messages: AggregatedMessageStream, asides: mpsc::Sender<Aside>) {
+    loop {
+        let Ok(next) = tokio::time::timeout(SILENT, messages.recv()).await else { return };
+        let aside = match next {
+            Some(Ok(AggregatedMessage::Text(text))) => command(session, &text).err().map(Aside::Wrong),
+            Some(Ok(AggregatedMessage::Binary(bytes))) => {
+                command(session, &String::from_utf8_lossy(&bytes)).err().map(Aside::Wrong)
+            }
+            Some(Ok(AggregatedMessage::Ping(bytes))) => Some(Aside::Pong(bytes)),
+            Some(Ok(AggregatedMessage::Pong(_))) => None,
+            Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => {
+                let _ = asides.send(Aside::Close).await;
+                return;
+            }
+        };
+        if let Some(aside) = aside
+            && asides.send(aside).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+enum Aside {
+    Wrong(String),
+    Pong(Bytes),
+    Close,
+}
+
+/// Does what a command says.
+fn command(session: &Session, text: &str) -> Result<(), String> {
+    let command: Command<'_> = match serde_json::from_str(text) {
+        Ok(_) if !json::is_object(text) => return Err("invalid command json: expected an object".to_owned()),
+        Ok(command) => command,
+        Err(problem) => return Err(format!("invalid command json: {problem}")),
+    };
+    let content = |name: &str| {
+        let content: Content = members(command.data);
+        let text = content.content.trim().to_owned();
+        if text.is_empty() { Err(format!("{name} content is required")) } else { Ok(text) }
+    };
+    let input = match command.r#type.as_str() {
+        "prompt" => Input::Prompt(content("prompt")?),
+        "steer" => Input::Steer(content("steer")?),
+        "interrupt" => Input::Interrupt,
+        "context" => Input::Context(context(&members::<Pointed>(command.data))),
+        "mention" => Input::Context(mention(&members::<Pointed>(command.data))),
+        other => return Err(format!("unknown command type: {other}")),
+    };
+    if !session.interactive && session.is_live() && input != Input::Interrupt {
+        return Err(format!("{} needs an interactive session", command.r#type));
+    }
+    session.tell(input).map_err(|_| "backend unavailable".to_owned())
+}
+
+fn members<T: DeserializeOwned + Default>(data: Option<&RawValue>) -> T {
+    data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
+}
+
+/// Writes events, one per frame, from behind `since` on, until the last one.
+async fn write(session: Arc<Session>, since: Option<u64>, mut socket: Socket, mut asides: mpsc::Receiver<Aside>) {
+    let mut ends = session.log.watch();
+    let end = session.log.end();
+    // What has ended is told to whoever comes later, too.
+    let mut at = since.unwrap_or(if end.is_final { 0 } else { end.bytes }).min(end.bytes);
+    // A line that `since` cuts is not for this client.
+    let mut is_cut = at > 0 && since.is_some() && !stands_behind_a_line(&session, at).await;
+    let mut ping = tokio::time::interval_at(Instant::now() + PING, PING);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let end = *ends.borrow_and_update();
+        if end.bytes > at {
+            let (read, from) = (session.clone(), at);
+            let piece = tokio::task::spawn_blocking(move || read.log.read(from, PIECE)).await;
+            let text = match piece {
+                Ok(Ok(piece)) => {
+                    at = piece.next;
+                    String::from_utf8_lossy(&piece.bytes).into_owned()
+                }
+                _ => {
+                    let data = serde_json::json!({"subtype": "gap", "from": at, "to": end.bytes});
+                    at = end.bytes;
+                    let now = super::times::now();
+                    format!(r#"{{"type":"system","data":{data},"offset":{at},"timestamp":{now}}}"#)
+                }
+            };
+            for line in text.lines().skip(usize::from(std::mem::take(&mut is_cut))) {
+                if !said(&mut socket, line.to_owned()).await {
+                    return;
+                }
+            }
+            continue;
+        }
+        if end.is_final {
+            let _ = socket.close(Some(CloseCode::Normal.into())).await;
+            return;
+        }
+        let goes_on = tokio::select! {
+            biased;
+            aside = asides.recv() => match aside {
+                Some(Aside::Wrong(message)) => said(&mut socket, wrong(&message)).await,
+                Some(Aside::Pong(bytes)) => socket.pong(&bytes).await.is_ok(),
+                Some(Aside::Close) | None => {
+                    let _ = socket.close(None).await;
+                    return;
+                }
+            },
+            () = wait_for(&mut ends) => true,
+            _ = ping.tick() => socket.ping(b"").await.is_ok(),
+        };
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// Whether the byte before this one ends a line.
+async fn stands_behind_a_line(session: &Arc<Session>, at: u64) -> bool {
+    let read = session.clone();
+    let byte = tokio::task::spawn_blocking(move || read.log.read(at - 1, 1)).await;
+    matches!(byte, Ok(Ok(piece)) if piece.bytes.first() == Some(&b'\n'))
+}
+
+/// Not recorded, so it has no place in the log.
+fn wrong(message: &str) -> String {
+    format!(r#"{{"type":"error","data":{{"message":{},"code":400}},"offset":0,"timestamp":0}}"#, json::string(message))
+}
+
+/// Whether the client takes it.
+async fn said(socket: &mut Socket, frame: String) -> bool {
+    let sent: Result<Result<(), Closed>, _> = tokio::time::timeout(UNTAKEN, socket.text(frame)).await;
+    matches!(sent, Ok(Ok(())))
+}

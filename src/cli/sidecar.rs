@@ -1,0 +1,79 @@
+//! What the sidecar's own variables ask for, as a request for a session of the server's agent.
+//!
+//! Owns the meaning of `AGENT_PROMPT`, `AGENT_CONFIG`, `SESSION_ID` and `TASK_ID`.
+
+use super::agent;
+use crate::api::Stalls;
+use crate::config::{AgentConfig, ConfigError};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use std::ffi::OsStr;
+use std::time::Duration;
+
+/// Variables that mean something to an agent: a sidecar that a user starts by hand passes its own on.
+const OF_AGENTS: [&str; 4] = ["ANTHROPIC_", "OPENAI_", "CODEX_", "CLAUDE_CODE_"];
+
+/// `AGENT_CONFIG`
+fn own(config: &AgentConfig) -> Result<Map<String, Value>, ConfigError> {
+    match variable(config, "AGENT_CONFIG") {
+        "" => Ok(Map::new()),
+        text => serde_json::from_str(text).map_err(|error| ConfigError(format!("AGENT_CONFIG: {error}"))),
+    }
+}
+
+fn variable<'a>(config: &'a AgentConfig, name: &str) -> &'a str {
+    config.environment.get(OsStr::new(name)).and_then(|value| value.to_str()).unwrap_or("")
+}
+
+/// Its limits on silence, in seconds: 0 is the usual one, -1 none.
+pub fn stalls(config: &AgentConfig) -> Result<Stalls, ConfigError> {
+    let own = own(config)?;
+    let usual = Stalls::default();
+    let limit = |name: &str, usual: Option<Duration>| match own.get(name).and_then(Value::as_f64) {
+        Some(seconds) if seconds < 0.0 => None,
+        Some(seconds) if seconds > 0.0 => Duration::try_from_secs_f64(seconds).ok().or(usual),
+        _ => usual,
+    };
+    Ok(Stalls { warning: limit("stall_warning_timeout", usual.warning), kill: limit("stall_kill_timeout", usual.kill) })
+}
+
+/// The body of a request for the sidecar's session.
+pub fn request(config: &AgentConfig) -> Result<String, ConfigError> {
+    let variable = |name: &str| variable(config, name);
+    let own = own(config)?;
+    let prompt = variable("AGENT_PROMPT");
+    let decoded = STANDARD.decode(prompt).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let prompt = decoded.unwrap_or_else(|| prompt.to_owned());
+    let mut env = Map::new();
+    for (name, value) in &config.environment {
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+        if OF_AGENTS.iter().any(|start| name.starts_with(start)) {
+            env.insert(name.to_owned(), value.into());
+        }
+    }
+    if let Some(Value::Object(more)) = own.get("env") {
+        env.extend(more.clone());
+    }
+    let given = |name: &str| own.get(name).cloned().unwrap_or(Value::Null);
+    let session_id = Some(variable("SESSION_ID")).filter(|id| uuid::Uuid::parse_str(id).is_ok());
+    let effort = own.get("effort").map(|effort| json!({"model_reasoning_effort": effort}));
+    let team = own.get("team_name").filter(|name| !name.as_str().unwrap_or_default().is_empty());
+    let team = team
+        .map(|name| json!({"name": name, "agent_name": given("team_agent_name"), "agent_id": given("team_agent_id")}));
+    let request = json!({
+        "agent": agent::name(&config.agent),
+        "interactive": prompt.is_empty(),
+        "prompt": prompt,
+        "session_id": session_id,
+        "task_id": variable("TASK_ID"),
+        "model": given("model"),
+        "resume_session": given("resume_session"),
+        "env": env,
+        "lifecycle": given("lifecycle"),
+        "claude": {"max_turns": given("max_turns"), "allowed_tools": given("allowed_tools"), "bare": given("bare")},
+        "codex": {"approval_mode": given("approval_mode"), "config_toml": effort},
+        "team": team,
+    });
+    Ok(request.to_string())
+}
