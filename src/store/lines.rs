@@ -23,8 +23,9 @@ pub struct LogEnd {
 #[derive(Debug)]
 pub struct LineLog {
     path: PathBuf,
-    /// Open while something may be added.
-    file: Mutex<Option<File>>,
+    /// Whether something may be added. The file itself is open only while it is written or read: there may be more logs
+    /// than a process may have files.
+    is_open: Mutex<bool>,
     end: watch::Sender<LogEnd>,
 }
 
@@ -48,7 +49,7 @@ impl LineLog {
         }
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
         file.set_len(0)?;
-        Ok(Self { path, file: Mutex::new(Some(file)), end: watch::Sender::new(LogEnd { bytes: 0, is_final: false }) })
+        Ok(Self::at(path, LogEnd { bytes: 0, is_final: false }))
     }
 
     /// The log of a writer that is no more. A last line that was not written whole is taken off.
@@ -61,14 +62,18 @@ impl LineLog {
         if bytes < file.metadata()?.len() {
             file.set_len(bytes)?;
         }
-        Ok(Self { path, file: Mutex::new(Some(file)), end: watch::Sender::new(LogEnd { bytes, is_final: false }) })
+        Ok(Self::at(path, LogEnd { bytes, is_final: false }))
     }
 
     /// The log of a past that is complete; one whose file is gone is empty.
     #[must_use]
     pub fn past(path: PathBuf) -> Self {
         let bytes = path.metadata().map_or(0, |metadata| metadata.len());
-        Self { path, file: Mutex::new(None), end: watch::Sender::new(LogEnd { bytes, is_final: true }) }
+        Self::at(path, LogEnd { bytes, is_final: true })
+    }
+
+    fn at(path: PathBuf, end: LogEnd) -> Self {
+        Self { path, is_open: Mutex::new(!end.is_final), end: watch::Sender::new(end) }
     }
 
     /// Where it is.
@@ -94,12 +99,15 @@ impl LineLog {
     /// # Errors
     /// The file does not take them: nothing of them can be read.
     pub fn append(&self, lines: &[u8]) -> io::Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(open) = file.as_mut() else { return Err(io::Error::other("the log is closed")) };
+        let is_open = self.is_open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_open {
+            return Err(io::Error::other("the log is closed"));
+        }
         let before = self.end().bytes;
-        if let Err(error) = open.write_all(lines) {
+        let mut file = OpenOptions::new().append(true).open(&self.path)?;
+        if let Err(error) = file.write_all(lines) {
             // A part of a line would make everything behind it unreadable.
-            let _ = open.set_len(before);
+            let _ = file.set_len(before);
             return Err(error);
         }
         self.end.send_replace(LogEnd { bytes: before + lines.len() as u64, is_final: false });
@@ -108,7 +116,7 @@ impl LineLog {
 
     /// Nothing will be added.
     pub fn finish(&self) {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        *self.is_open.lock().unwrap_or_else(PoisonError::into_inner) = false;
         self.end.send_modify(|end| end.is_final = true);
     }
 

@@ -7,7 +7,7 @@ use crate::support::{Server, eventually, proc, repository};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const KEY: &str = "sk-good-0123456789";
@@ -431,4 +431,24 @@ async fn words_of_claude() {
         assert_eq!(of(&lines, "error")[0]["error_category"], "auth_error");
     }
     assert_eq!(reader.until("exit").await["error_category"], "auth_error");
+}
+
+/// What is said before the model has said anything is not lost.
+#[tokio::test]
+async fn a_steer_before_the_first_word() {
+    for agent in ["claude", "codex"] {
+        let late = Play::After(Duration::from_millis(700), Box::new(text("one")));
+        let stage = Stage::new(vec![late, text("two"), text("three")]).await;
+        let id = stage.create(agent, &json!({"interactive": true, "prompt": "first"})).await;
+        let mut reader = Reader::open(&stage.server, &id, "?since=0").await;
+        reader.send(json!({"type": "steer", "data": "turn left"})).await;
+        eventually("the model hears of it", || {
+            stage.model.calls().iter().any(|call| call.body.to_string().contains("turn left")).then_some(())
+        })
+        .await;
+        reader.until_line("result").await;
+        assert_eq!(delete(&stage.server, &id).await.status, 200);
+        let all = lines(&stage.server, &id).await;
+        assert!(of(&all, "error").is_empty(), "{agent}: {all:?}");
+    }
 }
