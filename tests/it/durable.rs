@@ -231,3 +231,31 @@ async fn a_client_goes_on_after_a_restart() {
         assert_eq!(client.terminal().await["data"]["text"], "more");
     }
 }
+
+/// Without a word about it the folder is where the system has such things; without a home it is the memory.
+#[tokio::test]
+async fn the_usual_folder() {
+    let home = TempDir::new().unwrap();
+    let ask = json!({"input": "hello", "session_id": "s", "message_id": "m", "state": null});
+    let with = |variable: &str, value: &Path| {
+        let mut command = crate::support::server_command(&["--agent", "echo", "--port", "0"]);
+        command.env_remove("TURNHOST_DATA_DIR").env_remove("HOME").env(variable, value);
+        Server::spawn(command)
+    };
+    let data_home = home.path().join("data");
+    for (variable, value, folder) in [
+        ("HOME", home.path(), home.path().join(".local/share/turnhost")),
+        ("XDG_DATA_HOME", &data_home, data_home.join("turnhost")),
+    ] {
+        let server = with(variable, value);
+        let first = server.advance(&ask).await.body;
+        assert_eq!(server.get("/health").await.json()["store"], json!({"state": "ok"}), "{variable}");
+        assert!(folder.join("turnhost.db").exists(), "{variable}");
+        kill(server).await;
+        assert_eq!(with(variable, value).advance(&ask).await.body, first);
+    }
+    let homeless = with("NOTHING", home.path());
+    assert_eq!(homeless.advance(&ask).await.status, 200);
+    assert_eq!(homeless.get("/health").await.json()["store"], json!({"state": "memory"}));
+    eventually("a warning", || homeless.log().contains("there is no HOME and no --data-dir").then_some(())).await;
+}
