@@ -138,7 +138,9 @@ struct Inner {
     /// Turns that run or wait.
     turns: AtomicUsize,
     turn_left: Notify,
-    draining: CancellationToken,
+    draining: AtomicBool,
+    /// Fires when a drain begins. Asked at every request it would be a lock that all share, so there is the flag above.
+    drain_begun: CancellationToken,
     /// See [`Engine::park`].
     parked: AtomicBool,
     /// The grace of the drain is spent: what still runs gets little time to stop.
@@ -210,7 +212,8 @@ impl Engine {
             places,
             turns: AtomicUsize::new(0),
             turn_left: Notify::new(),
-            draining: CancellationToken::new(),
+            draining: AtomicBool::new(false),
+            drain_begun: CancellationToken::new(),
             parked: AtomicBool::new(false),
             hurrying: AtomicBool::new(false),
             runtime: Handle::current(),
@@ -413,19 +416,20 @@ impl Engine {
     /// Whether new turns are refused.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.0.draining.is_cancelled()
+        self.0.draining.load(Ordering::Acquire)
     }
 
     /// Fires when new turns are refused.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
-        self.0.draining.clone()
+        self.0.drain_begun.clone()
     }
 
     /// Refuses new turns, cancels those whose protocol says so at once, gives the others `grace`, then cancels them.
     /// Returns when every turn has its outcome and the handler has stopped.
     pub async fn drain(&self, grace: Duration) {
-        self.0.draining.cancel();
+        self.0.draining.store(true, Ordering::Release);
+        self.0.drain_begun.cancel();
         self.cancel_all(|on_drain| on_drain == OnDrain::Cancel);
         let mut stop_grace = self.0.options.stop_grace;
         if tokio::time::timeout(grace, self.all_left()).await.is_err() {

@@ -1,6 +1,7 @@
 //! A store that forgets when the process ends: the default until a durable one is asked for.
 //!
-//! Owns its bounds: 1,000 idle sessions, 100 settled turns and 8 MiB of events per session, 64 MiB of events in all.
+//! Owns its bounds: 1,000 idle sessions, 100 settled turns, 8 MiB of events of the newest turn and
+//! 256 KiB of earlier ones per session, 64 MiB of events in all.
 
 use super::{Batch, Done, Interrupted, Page, Store, StoreError, StoredSession, StoredTurn};
 use crate::model::{Entry, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, What};
@@ -15,6 +16,9 @@ const ANSWER_BYTES_PER_SESSION: usize = 64 << 20;
 /// Events kept per session, in bytes: a reader that lost its connection comes back behind what its socket had held, and
 /// what two sockets hold on their way is some megabytes.
 const EVENT_BYTES_PER_SESSION: usize = 8 << 20;
+/// Of that, what was said before the newest turn: readers come back for a turn, and what is kept of others only costs the
+/// caches of the processor.
+const EARLIER_EVENT_BYTES: usize = 256 << 10;
 /// Events kept in all, in bytes.
 const EVENT_BYTES_IN_ALL: usize = 64 << 20;
 
@@ -132,6 +136,7 @@ impl Session {
         self.last = entry.seq;
         match &entry.what {
             What::Accepted { request, attempt } => {
+                self.trim(EARLIER_EVENT_BYTES);
                 self.open = Some((entry.turn.clone(), request.repeat.clone(), *attempt));
                 if let StateIn::Given(state) = &request.state {
                     self.state.clone_from(state);
