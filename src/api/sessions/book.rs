@@ -167,8 +167,9 @@ impl Book {
         all
     }
 
-    pub fn live(&self) -> usize {
-        self.locked().values().filter(|session| session.is_live()).count()
+    /// Those that nobody has seen end: what is left to do behind the end of a session counts for no one.
+    fn live(&self) -> usize {
+        self.locked().values().filter(|session| session.look(|record| record.state == "running")).count()
     }
 
     /// Forgets a session. Its log stays.
