@@ -118,7 +118,7 @@ async fn a_program_without_an_answer() {
     let began = Instant::now();
     let id =
         create(&server, &json!({"agent": "codex", "prompt": "x", "env": {"OPENAI_API_KEY": "sk-0123456789"}})).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "the answer comes at once");
+    assert!(began.elapsed() < Duration::from_secs(3), "the answer comes at once");
     told(&server, "meanwhile").await;
     assert_eq!(ended(&server, &id).await["state"], "failed");
     assert!(began.elapsed() < Duration::from_secs(15));
