@@ -7,11 +7,12 @@
 use super::connection::Connection;
 use super::frames::{self, Context};
 use crate::api::Runtime;
+use crate::api::websocket::send_text;
 use crate::artifact::handout::{Announcement, Announcements, Handout};
 use crate::engine::{Followed, Follower, TurnRecord};
 use crate::model::{ArtifactFailure, CancelReason, Event, Lifetime, Seq, What};
 use actix_web::web;
-use actix_ws::{CloseCode, CloseReason, Closed, Item, Session};
+use actix_ws::{CloseCode, CloseReason, Closed, Session};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::cell::RefCell;
@@ -276,15 +277,7 @@ impl Writer {
     }
 
     async fn send(&mut self, frame: String) -> Result<(), Closed> {
-        if frame.len() <= FRAME_BYTES {
-            return self.socket.text(frame).await;
-        }
-        let mut rest = Bytes::from(frame);
-        self.socket.continuation(Item::FirstText(rest.split_to(FRAME_BYTES))).await?;
-        while rest.len() > FRAME_BYTES {
-            self.socket.continuation(Item::Continue(rest.split_to(FRAME_BYTES))).await?;
-        }
-        self.socket.continuation(Item::Last(rest)).await
+        send_text(&mut self.socket, frame, FRAME_BYTES).await
     }
 }
 

@@ -3,39 +3,29 @@
 //! Owns one connection. Each has a cursor of its own into the session's log, so that a slow or leaving client is nobody
 //! else's business. Two tasks on the connection's worker: one reads what the client says, one writes.
 
+use super::listen::{ASIDES, Aside, LAST_WORDS, PING, UNTAKEN, listen, upgrade as upgrade_within};
 use super::session::{Deaf, Input, Session};
 use super::{PIECE, parameter, unknown};
 use crate::api::Runtime;
 use crate::api::hangup::Hangup;
+use crate::api::websocket::{Messages, Upgraded, send_text};
 use crate::json;
 use crate::store::LogEnd;
 use crate::wire::sessions::{ClientFrame, Pointed, ServerFrame};
-use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, Closed, Item, Session as Socket};
+use actix_ws::{CloseCode, Closed, Session as Socket};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// Between two pings.
-const PING: Duration = Duration::from_secs(30);
 /// A client that is silent for so long is gone.
 const SILENT: Duration = Duration::from_mins(1);
-/// A client that takes nothing for so long is dropped.
-const UNTAKEN: Duration = Duration::from_mins(1);
-/// Answers to a client that wait for the socket.
-const ASIDES: usize = 64;
-/// The largest message of a client.
-const MESSAGE: usize = 32 << 20;
 /// Longer frames go out in pieces.
 const FRAME: usize = 64 << 10;
-/// How long the end of a connection may take.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Turns the request into a WebSocket of its session.
 pub async fn upgrade(
@@ -46,31 +36,21 @@ pub async fn upgrade(
 ) -> HttpResponse {
     let Some(session) = runtime.sessions.book.find(&id) else { return unknown() };
     let since = parameter(&request, "since").and_then(|since| since.parse::<u64>().ok());
-    let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|offered| offered.to_str().ok());
-    let offered: Vec<String> =
-        offered.into_iter().flat_map(|offered| offered.split(',')).map(|word| word.trim().to_owned()).take(1).collect();
-    let protocols: Vec<&str> = offered.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
-    let Ok((answer, socket, messages)) = actix_ws::handle_with_protocols(&request, payload, &protocols) else {
-        return HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("Bad Request");
+    let Upgraded { response, socket, messages } = match upgrade_within(&request, payload, &runtime, SILENT) {
+        Ok(upgraded) => upgraded,
+        Err(answer) => return answer,
     };
-    let messages = messages.max_frame_size(MESSAGE).aggregate_continuations().max_continuation_size(MESSAGE);
     let hangup = request.conn_data::<Hangup>().cloned();
     actix_web::rt::spawn(serve(session, since, socket, messages, hangup));
-    answer
+    response
 }
 
-async fn serve(
-    session: Arc<Session>,
-    since: Option<u64>,
-    socket: Socket,
-    messages: AggregatedMessageStream,
-    hangup: Option<Hangup>,
-) {
+async fn serve(session: Arc<Session>, since: Option<u64>, socket: Socket, messages: Messages, hangup: Option<Hangup>) {
     let (asides, taken) = mpsc::channel(ASIDES);
     let writer = Writer { session: session.clone(), socket, at: 0 };
     let mut writing = actix_web::rt::spawn(writer.write(since, taken));
     tokio::select! {
-        () = read(&session, messages, asides) => {
+        () = listen(messages, asides, |text| frame(&session, text)) => {
             // What was answered to the last frames still goes out.
             let _ = tokio::time::timeout(LAST_WORDS, &mut writing).await;
         }
@@ -79,38 +59,6 @@ async fn serve(
     writing.abort();
     if let Some(hangup) = hangup {
         hangup.after_reading_away(LAST_WORDS).await;
-    }
-}
-
-/// What goes to the client besides the log.
-enum Aside {
-    Frame(ServerFrame<'static>),
-    Pong(Bytes),
-    Close,
-}
-
-/// Reads what the client says until it is gone.
-async fn read(session: &Session, mut messages: AggregatedMessageStream, asides: mpsc::Sender<Aside>) {
-    loop {
-        let Ok(next) = tokio::time::timeout(SILENT, messages.recv()).await else { return };
-        let aside = match next {
-            Some(Ok(AggregatedMessage::Text(text))) => frame(session, &text).map(Aside::Frame),
-            Some(Ok(AggregatedMessage::Binary(bytes))) => {
-                frame(session, &String::from_utf8_lossy(&bytes)).map(Aside::Frame)
-            }
-            Some(Ok(AggregatedMessage::Ping(bytes))) => Some(Aside::Pong(bytes)),
-            Some(Ok(AggregatedMessage::Pong(_))) => None,
-            Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => {
-                let _ = asides.send(Aside::Close).await;
-                return;
-            }
-        };
-        // A client that takes none of its answers is read no further, and found silent then.
-        if let Some(aside) = aside
-            && asides.send(aside).await.is_err()
-        {
-            return;
-        }
     }
 }
 
@@ -182,6 +130,8 @@ pub async fn wait_for(ends: &mut watch::Receiver<LogEnd>) {
     }
 }
 
+type Answer = Aside<ServerFrame<'static>>;
+
 struct Writer {
     session: Arc<Session>,
     socket: Socket,
@@ -203,13 +153,13 @@ impl From<Closed> for Lost {
 }
 
 impl Writer {
-    async fn write(mut self, since: Option<u64>, asides: mpsc::Receiver<Aside>) {
+    async fn write(mut self, since: Option<u64>, asides: mpsc::Receiver<Answer>) {
         if let Err(Lost::Slow) = self.stream(since, asides).await {
             tracing::info!(session = %self.session.engine_id, "a client took nothing and was dropped");
         }
     }
 
-    async fn stream(&mut self, since: Option<u64>, mut asides: mpsc::Receiver<Aside>) -> Result<(), Lost> {
+    async fn stream(&mut self, since: Option<u64>, mut asides: mpsc::Receiver<Answer>) -> Result<(), Lost> {
         let mut ends = self.session.log.watch();
         let first = self.session.log.end().bytes;
         self.at = since.unwrap_or(first).min(first);
@@ -279,12 +229,12 @@ impl Writer {
         Ok(())
     }
 
-    async fn aside(&mut self, aside: Aside) -> Result<(), Lost> {
+    async fn aside(&mut self, aside: Answer) -> Result<(), Lost> {
         match aside {
-            Aside::Frame(frame) => self.say(&frame).await,
+            Aside::Answer(frame) => self.say(&frame).await,
             Aside::Pong(bytes) => Ok(self.socket.pong(&bytes).await?),
-            Aside::Close => {
-                let _ = self.socket.clone().close(None).await;
+            Aside::Close(reason) => {
+                let _ = self.socket.clone().close(reason).await;
                 Err(Lost::Socket)
             }
         }
@@ -292,21 +242,9 @@ impl Writer {
 
     async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), Lost> {
         let text = serde_json::to_string(frame).unwrap_or_default();
-        match tokio::time::timeout(UNTAKEN, self.send(text)).await {
+        match tokio::time::timeout(UNTAKEN, send_text(&mut self.socket, text, FRAME)).await {
             Ok(sent) => Ok(sent?),
             Err(_) => Err(Lost::Slow),
         }
-    }
-
-    async fn send(&mut self, frame: String) -> Result<(), Closed> {
-        if frame.len() <= FRAME {
-            return self.socket.text(frame).await;
-        }
-        let mut rest = Bytes::from(frame);
-        self.socket.continuation(Item::FirstText(rest.split_to(FRAME))).await?;
-        while rest.len() > FRAME {
-            self.socket.continuation(Item::Continue(rest.split_to(FRAME))).await?;
-        }
-        self.socket.continuation(Item::Last(rest)).await
     }
 }

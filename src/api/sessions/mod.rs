@@ -9,6 +9,7 @@ mod conduct;
 mod ending;
 mod hooks;
 mod lines;
+mod listen;
 mod materialise;
 mod request;
 mod session;

@@ -3,14 +3,16 @@
 //! Owns the one session of the sidecar and its connections: events one by one, commands, and who is told what is wrong.
 
 use super::bridge::{context, mention, wait_for};
+use super::listen::{ASIDES, Aside, LAST_WORDS, PING, UNTAKEN, listen, upgrade as upgrade_within};
 use super::session::{Input, Session};
 use super::{begin, open, parameter};
 use crate::api::Runtime;
+use crate::api::websocket::{Messages, Upgraded};
 use crate::json;
 use crate::wire::session_line::{ErrorData, ExitData, LineData, write_line};
 use crate::wire::sessions::{Command, Content, Pointed};
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, Closed, Session as Socket};
+use actix_ws::{CloseCode, Closed, Session as Socket};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -19,20 +21,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// Between two pings.
-const PING: Duration = Duration::from_secs(30);
 /// A client that is silent for so long is gone.
 const SILENT: Duration = Duration::from_secs(40);
-/// A client that takes nothing for so long is dropped.
-const UNTAKEN: Duration = Duration::from_mins(1);
-/// Answers to a client that wait for the socket.
-const ASIDES: usize = 64;
-/// The largest command.
-const MESSAGE: usize = 32 << 20;
 /// Read from the log at once.
 const PIECE: usize = 64 << 10;
-/// How long the end of a connection may take.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Turns the request into a WebSocket of the sidecar; the first one starts the agent.
 pub async fn upgrade(request: HttpRequest, payload: web::Payload, runtime: web::Data<Runtime>) -> HttpResponse {
@@ -43,15 +35,15 @@ pub async fn upgrade(request: HttpRequest, payload: web::Payload, runtime: web::
             return HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("invalid since");
         }
     };
-    let Ok((answer, socket, messages)) = actix_ws::handle(&request, payload) else {
-        return HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("Bad Request");
+    let Upgraded { response, socket, messages } = match upgrade_within(&request, payload, &runtime, SILENT) {
+        Ok(upgraded) => upgraded,
+        Err(answer) => return answer,
     };
-    let messages = messages.max_frame_size(MESSAGE).aggregate_continuations().max_continuation_size(MESSAGE);
     actix_web::rt::spawn(serve(runtime, since, socket, messages));
-    answer
+    response
 }
 
-async fn serve(runtime: web::Data<Runtime>, since: Option<u64>, mut socket: Socket, messages: AggregatedMessageStream) {
+async fn serve(runtime: web::Data<Runtime>, since: Option<u64>, mut socket: Socket, messages: Messages) {
     let starting = runtime.clone();
     // Whoever leaves meanwhile does not keep others from the agent.
     let started = runtime.engine.spawn(async move {
@@ -82,46 +74,16 @@ async fn serve(runtime: web::Data<Runtime>, since: Option<u64>, mut socket: Sock
     }
 }
 
-async fn talk(session: Arc<Session>, since: Option<u64>, socket: Socket, messages: AggregatedMessageStream) {
+async fn talk(session: Arc<Session>, since: Option<u64>, socket: Socket, messages: Messages) {
     let (asides, taken) = mpsc::channel(ASIDES);
     let mut writing = actix_web::rt::spawn(write(session.clone(), since, socket, taken));
     tokio::select! {
-        () = read(&session, messages, asides) => {
+        () = listen(messages, asides, |text| command(&session, text).err()) => {
             let _ = tokio::time::timeout(LAST_WORDS, &mut writing).await;
         }
         _ = &mut writing => {}
     }
     writing.abort();
-}
-
-/// Reads commands until the client is gone. What is wrong is told to its sender alone.
-async fn read(session: &Session, mut messages: AggregatedMessageStream, asides: mpsc::Sender<Aside>) {
-    loop {
-        let Ok(next) = tokio::time::timeout(SILENT, messages.recv()).await else { return };
-        let aside = match next {
-            Some(Ok(AggregatedMessage::Text(text))) => command(session, &text).err().map(Aside::Wrong),
-            Some(Ok(AggregatedMessage::Binary(bytes))) => {
-                command(session, &String::from_utf8_lossy(&bytes)).err().map(Aside::Wrong)
-            }
-            Some(Ok(AggregatedMessage::Ping(bytes))) => Some(Aside::Pong(bytes)),
-            Some(Ok(AggregatedMessage::Pong(_))) => None,
-            Some(Ok(AggregatedMessage::Close(_)) | Err(_)) | None => {
-                let _ = asides.send(Aside::Close).await;
-                return;
-            }
-        };
-        if let Some(aside) = aside
-            && asides.send(aside).await.is_err()
-        {
-            return;
-        }
-    }
-}
-
-enum Aside {
-    Wrong(String),
-    Pong(Bytes),
-    Close,
 }
 
 /// Does what a command says.
@@ -155,7 +117,12 @@ fn members<T: DeserializeOwned + Default>(data: Option<&RawValue>) -> T {
 }
 
 /// Writes events, one per frame, from behind `since` on, until the last one.
-async fn write(session: Arc<Session>, since: Option<u64>, mut socket: Socket, mut asides: mpsc::Receiver<Aside>) {
+async fn write(
+    session: Arc<Session>,
+    since: Option<u64>,
+    mut socket: Socket,
+    mut asides: mpsc::Receiver<Aside<String>>,
+) {
     let mut ends = session.log.watch();
     let end = session.log.end();
     // What has ended is told to whoever comes later, too.
@@ -195,9 +162,14 @@ async fn write(session: Arc<Session>, since: Option<u64>, mut socket: Socket, mu
         let goes_on = tokio::select! {
             biased;
             aside = asides.recv() => match aside {
-                Some(Aside::Wrong(message)) => said(&mut socket, wrong(&message)).await,
+                // What is wrong is told to its sender alone.
+                Some(Aside::Answer(message)) => said(&mut socket, wrong(&message)).await,
                 Some(Aside::Pong(bytes)) => socket.pong(&bytes).await.is_ok(),
-                Some(Aside::Close) | None => {
+                Some(Aside::Close(reason)) => {
+                    let _ = socket.close(reason).await;
+                    return;
+                }
+                None => {
                     let _ = socket.close(None).await;
                     return;
                 }

@@ -10,7 +10,10 @@ use crate::awake;
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session};
+use actix_ws::{
+    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, Item, ProtocolError, Session,
+};
+use bytes::Bytes;
 use inspect::{Inspected, Seen};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -85,6 +88,12 @@ pub enum Heard {
 }
 
 impl Messages {
+    /// The same, with another bound of silence than the server's own.
+    #[must_use]
+    pub fn dead_after(self, silence: Duration) -> Self {
+        Self { dead_after: Some(silence), ..self }
+    }
+
     /// The next message. Cancel-safe.
     pub async fn next(&mut self) -> Heard {
         let Some(silence) = self.dead_after else {
@@ -115,6 +124,19 @@ impl Messages {
             None => self.seen.wrong().map_or(Heard::Gone, |code| Heard::Closing(Some(code.into()))),
         }
     }
+}
+
+/// Sends a text, a long one in fragments of at most `most` bytes: what a peer has to say comes in between.
+pub async fn send_text(socket: &mut Session, text: String, most: usize) -> Result<(), Closed> {
+    if text.len() <= most {
+        return socket.text(text).await;
+    }
+    let mut rest = Bytes::from(text);
+    socket.continuation(Item::FirstText(rest.split_to(most))).await?;
+    while rest.len() > most {
+        socket.continuation(Item::Continue(rest.split_to(most))).await?;
+    }
+    socket.continuation(Item::Last(rest)).await
 }
 
 /// The close code that says what was wrong with a frame. A connection that is simply gone has none.

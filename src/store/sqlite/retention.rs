@@ -109,6 +109,10 @@ impl Retention {
         }
         let old = "DELETE FROM promised WHERE request IS NULL AND at < ?";
         connection.prepare_cached(old)?.execute([super::signed(oldest_kept)])?;
+        if gone.is_empty() {
+            // A server with nothing to do writes nothing.
+            return Ok(0);
+        }
         connection.prepare_cached("UPDATE indexed SET entries = ?")?.execute([entries])?;
         Ok(gone.len())
     }
