@@ -1,0 +1,65 @@
+//! The command line as a whole: what turnhost can be asked to do.
+//!
+//! Owns the list of commands and the options of the small ones.
+
+use super::agent::{AgentConfig, AgentFlags};
+use super::{ConfigError, ServeFlags};
+use clap::{Args, Parser, Subcommand};
+
+/// Runs an agent's turns inside a sandbox: one binary, several host protocols, handlers in any language.
+#[derive(Debug, Parser)]
+#[command(name = "turnhost", version, args_override_self = true, args_conflicts_with_subcommands = true)]
+#[command(
+    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost demo\n       turnhost schema"
+)]
+#[command(
+    after_help = "Exit codes: 0 stopped as asked, 1 cannot start or go on, 2 wrong usage, 3 the turn failed (run), \
+                        4 something differed from the contract (demo), 130 stopped by Ctrl+C."
+)]
+pub struct CommandLine {
+    /// What to do; `serve` when nothing is named.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options of `serve`.
+    #[command(flatten)]
+    pub serve: ServeFlags,
+}
+
+/// What turnhost can be asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve turns to hosts (the default)
+    Serve(Box<ServeFlags>),
+    /// Run one turn in this terminal
+    Run(Box<RunFlags>),
+    /// Start a server, play the hosts against it, show what each saw; needs no key and no network
+    Demo,
+    /// Print the JSON Schema of every wire
+    Schema,
+}
+
+/// The options of `run`.
+#[derive(Debug, Args, Clone)]
+pub struct RunFlags {
+    #[command(flatten)]
+    agent: AgentFlags,
+    /// What to ask; `-` reads it from standard input
+    #[arg(value_name = "PROMPT")]
+    pub prompt: String,
+    /// The model to use
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Prints every event as one line of JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RunFlags {
+    /// Checks the agent's options.
+    ///
+    /// # Errors
+    /// As [`ServeFlags::into_config`].
+    pub fn agent_config(&self) -> Result<AgentConfig, ConfigError> {
+        self.agent.clone().into_config()
+    }
+}
