@@ -25,6 +25,7 @@ mod command_line;
 mod commands;
 mod crash;
 mod dari;
+mod docs;
 mod downloads;
 mod durable;
 mod liveness;

@@ -8,7 +8,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 fn readme() -> String {
-    fs::read_to_string(repository("README.md")).unwrap()
+    page("README.md")
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(repository(name)).unwrap()
 }
 
 /// The first code block of this language that holds `needle`.
@@ -56,12 +60,12 @@ async fn the_curl_call_works_as_shown_port_aside() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), r#"{"text":"Hello","state":{"v":1,"turn":1}}"#);
 }
 
-/// A session by the calls that are shown, one after the other.
+/// A session by the calls that its page shows, one after the other.
 #[tokio::test]
 async fn the_calls_of_sessions_work_as_shown_port_aside() {
     let server = Server::start(&["--agent", "echo"]);
-    let readme = readme();
-    let shown = readme.lines().filter(|line| line.starts_with("  curl "));
+    let page = page("docs/sessions.md");
+    let shown = page.lines().filter(|line| line.starts_with("curl "));
     let lines: Vec<String> = shown.map(|line| line.replace(":3000", &format!(":{}", server.port))).collect();
     let run = |line: &str, id: &str| {
         let line = line.replace("/ID", &format!("/{id}"));
@@ -104,10 +108,10 @@ fn the_demo_ends_well_and_shows_both_hosts() {
 /// The commands of the built-in agents, port, key and place of the program aside; one turn of each.
 #[tokio::test]
 async fn the_agents_run_as_shown() {
-    let readme = readme();
+    let page = page("docs/agents.md");
     for (agent, key) in [("openai", "OPENAI_API_KEY"), ("claude", "ANTHROPIC_API_KEY"), ("codex", "OPENAI_API_KEY")] {
         let shown = format!("{key}=… turnhost --agent {agent} ");
-        let line = readme.lines().find_map(|line| line.strip_prefix(&shown)).unwrap_or_else(|| panic!("no {shown}"));
+        let line = page.lines().find_map(|line| line.strip_prefix(&shown)).unwrap_or_else(|| panic!("no {shown}"));
         let line = line.strip_suffix("--port 3000").expect("the port of all examples");
         let model = Model::start(vec![text("Hello to you.")]).await;
         let folder = tempfile::tempdir().unwrap();
@@ -124,23 +128,12 @@ async fn the_agents_run_as_shown() {
     }
 }
 
-/// The table of exit codes and the options that the README names exist.
+/// The directives of the echo agent are told of.
 #[test]
-fn what_is_named_exists() {
-    let help = server_command(&["--help"]).output().unwrap();
-    let help = String::from_utf8_lossy(&help.stdout).into_owned();
-    let readme = readme();
-    let named: std::collections::BTreeSet<&str> = readme
-        .split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
-        .filter(|word| word.starts_with("--") && word.len() > 3 && !["--release"].contains(word))
-        .collect();
-    assert!(named.len() >= 5, "{named:?}");
-    for option in named {
-        assert!(help.contains(option), "the README names {option}, --help does not");
-    }
+fn what_exists_is_named() {
+    let handlers = page("handlers/README.md");
     for (directive, _) in turnhost::DIRECTIVES {
         let word = directive.split(' ').next().unwrap();
-        let handlers = fs::read_to_string(repository("handlers/README.md")).unwrap();
         assert!(handlers.contains(&format!("`{word}")), "handlers/README.md does not tell of {word}");
     }
 }
