@@ -3,7 +3,7 @@
 //! Owns the list of wires; their shapes are in `wire`.
 
 use super::OK;
-use crate::wire::{dari, handler, record, runtimeuse, sessions};
+use crate::wire::{dari, handler, record, report, runtimeuse, sessions};
 use schemars::schema_for;
 use serde_json::json;
 use std::io::Write;
@@ -32,6 +32,7 @@ pub fn schema() -> u8 {
             "server_frame": schema_for!(sessions::ServerFrame<'_>),
             "sidecar_command": schema_for!(sessions::Command<'_>),
         },
+        "report": schema_for!(report::ReportRecord<'_>),
         "event": schema_for!(record::EventRecord<'_>),
     });
     // A reader that has seen enough closes the pipe: that is no failure.

@@ -7,6 +7,7 @@ pub mod dari;
 pub mod handler;
 pub mod openai;
 pub mod record;
+pub mod report;
 pub mod runtimeuse;
 pub mod session_line;
 pub mod sessions;
