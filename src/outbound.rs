@@ -3,6 +3,8 @@
 //! Owns the one way to a client: bundled TLS roots, the system's proxy variables, our name, a limit on connecting. What
 //! is asked, retried and redacted is the caller's business.
 
+pub mod websocket;
+
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -37,7 +37,8 @@ pub fn start(config: &LogConfig, own: Redactor) -> Result<WorkerGuard, String> {
     lists().push((0, own));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        // Colours need a feature that is off; asked for, a debug build panics and a release says so at each start.
+        .with_ansi(false)
         .with_writer(Redacting(lines));
     // A second start, as in a test of an embedder, keeps the first subscriber.
     let _ = if config.json { builder.json().try_init() } else { builder.try_init() };

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("process", &["awake"]),
     ("awake", &[]),
     ("telemetry", &["redact"]),
-    ("outbound", &[]),
+    ("outbound", &["redact"]),
     ("failpoint", &[]),
     ("artifact", &["model", "redact", "outbound", "awake"]),
     ("store", &["model", "wire", "failpoint"]),
@@ -30,7 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api", &["model", "json", "redact", "wire", "engine", "artifact", "handler", "store", "failpoint", "awake"]),
     // A contract as it is seen from outside: nothing of the server that may be on the other side.
     ("conformance", &["model", "json", "redact", "wire", "process", "outbound"]),
-    ("config", &["api", "engine", "artifact", "handler", "process", "redact", "store", "telemetry"]),
+    ("config", &["api", "engine", "artifact", "handler", "outbound", "process", "redact", "store", "telemetry"]),
     (
         "cli",
         &[

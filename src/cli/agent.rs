@@ -3,7 +3,7 @@
 //! Owns nothing else: what the options mean is `config`'s, what a handler does is `handler`'s.
 
 use crate::api::AgentKind;
-use crate::config::{Agent, AgentConfig, HandlerProgram, Language};
+use crate::config::{Agent, AgentConfig, ConfigError, HandlerProgram, Language};
 use crate::handler::claude::Claude;
 use crate::handler::codex::Codex;
 use crate::handler::echo::Echo;
@@ -128,4 +128,12 @@ pub fn own_secrets(config: &AgentConfig, token: Option<&Secret>) -> Redactor {
     let variables = config.environment.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
     let token = token.map(|token| (TOKEN_VARIABLE.to_owned(), token.expose().to_owned()));
     Redactor::of_environment(variables.chain(token))
+}
+
+/// The text of `--system-prompt`.
+pub fn system_prompt(config: &AgentConfig) -> Result<Option<String>, ConfigError> {
+    let Some(file) = &config.system_prompt else { return Ok(None) };
+    std::fs::read_to_string(file)
+        .map(Some)
+        .map_err(|error| ConfigError(format!("--system-prompt {}: {error}", file.display())))
 }

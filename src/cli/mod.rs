@@ -3,13 +3,16 @@
 //! Owns the runtime that turns run on, and how a failure becomes a sentence and an exit code.
 
 mod agent;
+mod chat;
 mod demo;
 mod memory;
 mod run;
 mod schema;
+mod screen;
 mod serve;
 mod sidecar;
 mod terminal;
+mod typed;
 
 use crate::config::{Command, CommandLine, ConfigError};
 use clap::Parser;
@@ -22,7 +25,7 @@ const OK: u8 = 0;
 const CANNOT: u8 = 1;
 /// The command line makes no sense.
 const USAGE: u8 = 2;
-/// `run`: the turn failed.
+/// `run`, `chat`: the turn failed.
 const TURN_FAILED: u8 = 3;
 /// `demo`: something differed from the contract.
 const DIFFERED: u8 = 4;
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
     let code = match command {
         Command::Serve(flags) => serve::serve(&runtime, *flags),
         Command::Run(flags) => run::run(&runtime, &flags),
+        Command::Chat(flags) => chat::chat(&runtime, &flags),
         Command::Demo => demo::demo(&runtime),
         Command::Schema => Ok(schema::schema()),
     };

@@ -4,6 +4,7 @@
 
 mod agent;
 mod agents;
+mod caller;
 mod claude;
 mod codex;
 mod command;
@@ -16,6 +17,7 @@ mod values;
 mod work;
 
 pub use agent::{Agent, AgentConfig, AgentFlags};
+pub use caller::ChatFlags;
 pub use command::{Command, CommandLine, RunFlags};
 pub use data::DataConfig;
 pub use program::{HandlerProgram, Language};

@@ -17,6 +17,7 @@ mod artifacts;
 mod bridges;
 mod burst;
 mod cancels;
+mod chat;
 mod claude;
 mod claude_misbehaves;
 mod codex;
