@@ -7,11 +7,13 @@ mod body;
 mod dari;
 mod hangup;
 mod health;
+mod metrics;
 mod problem;
 mod routes;
 mod runtimeuse;
 pub mod server;
 mod sessions;
+mod traffic;
 mod unread;
 mod v1;
 mod websocket;
@@ -39,11 +41,13 @@ pub enum Protocol {
     Sessions,
     /// Our own view of every session, under `/v1`.
     V1,
+    /// `/metrics`, for Prometheus.
+    Metrics,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Dari, Self::RuntimeUse, Self::Sessions, Self::V1];
+    pub const ALL: [Self; 5] = [Self::Dari, Self::RuntimeUse, Self::Sessions, Self::V1, Self::Metrics];
 
     /// The protocol's name in `--protocols`.
     #[must_use]
@@ -53,6 +57,7 @@ impl Protocol {
             Self::RuntimeUse => "runtimeuse",
             Self::Sessions => "sessions",
             Self::V1 => "v1",
+            Self::Metrics => "metrics",
         }
     }
 }

@@ -4,10 +4,12 @@
 //! other connections at once: with bytes unread that is a reset, which may overtake the answer.
 
 use super::hangup::Hangup;
+use super::traffic;
+use crate::telemetry::metrics::{Transport, metrics};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage};
 use bytes::Bytes;
@@ -27,12 +29,18 @@ pub async fn serve(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let payload = match request.take_payload() {
-        Payload::None => return next.call(request).await.map(ServiceResponse::map_into_boxed_body),
-        payload => Kept(Rc::new(RefCell::new(payload))),
+        Payload::None => {
+            return next.call(request).await.map(|response| traffic::count(response.map_into_boxed_body()));
+        }
+        payload => {
+            let is_upgrade = request.headers().contains_key(header::UPGRADE);
+            let transport = if is_upgrade { Transport::WebSocket } else { Transport::Http };
+            Kept { payload: Rc::new(RefCell::new(payload)), transport }
+        }
     };
     request.set_payload(Payload::Stream { payload: Box::pin(payload.clone()) });
     let hangup = request.conn_data::<Hangup>().cloned();
-    let response = next.call(request).await?.map_into_boxed_body();
+    let response = traffic::count(next.call(request).await?.map_into_boxed_body());
     // The bytes of a WebSocket are its connection's business.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
@@ -42,13 +50,20 @@ pub async fn serve(
 
 /// A body with two owners: whoever reads it, and the answer.
 #[derive(Clone)]
-struct Kept(Rc<RefCell<Payload>>);
+struct Kept {
+    payload: Rc<RefCell<Payload>>,
+    transport: Transport,
+}
 
 impl Stream for Kept {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_next(cx)
+        let piece = Pin::new(&mut *self.payload.borrow_mut()).poll_next(cx);
+        if let Poll::Ready(Some(Ok(bytes))) = &piece {
+            metrics().received(self.transport, bytes.len());
+        }
+        piece
     }
 }
 

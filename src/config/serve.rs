@@ -41,12 +41,12 @@ pub struct ServeFlags {
     /// Name that callers on this machine may reach it by, besides the loopback addresses; may be repeated
     #[arg(long, env = "TURNHOST_ALLOW_HOST", value_delimiter = ',', action = clap::ArgAction::Append, value_name = "NAME")]
     allow_host: Vec<String>,
-    /// Protocols to serve: dari, runtimeuse, sessions, v1
+    /// Protocols to serve: dari, runtimeuse, sessions, v1, metrics
     #[arg(
         long,
         env = "TURNHOST_PROTOCOLS",
         value_name = "LIST",
-        help = "Protocols to serve: dari, runtimeuse, sessions, v1 [default: all]"
+        help = "Protocols to serve: dari, runtimeuse, sessions, v1, metrics [default: all]"
     )]
     protocols: Option<String>,
     /// Path of Dari's health check

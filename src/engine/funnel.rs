@@ -7,11 +7,15 @@ use super::messages::Messages;
 use super::signs::{Busy, Signs};
 use crate::failpoint;
 use crate::handler::{Listener, Room, TurnOver};
-use crate::model::{Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, ToolCall, ToolResult, TurnId, What};
+use crate::model::{
+    Answer, BlockId, ERROR_METADATA_KEYS, Event, Fault, RawJson, ToolCall, ToolResult, TurnId, Usage, What,
+};
 use crate::redact::{Redactor, Stream};
+use crate::telemetry::metrics::metrics;
 use futures_util::future::BoxFuture;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Answer text kept for a turn that a limit cuts, in bytes.
 const PARTIAL_BYTES: usize = 64 << 10;
@@ -68,12 +72,24 @@ impl Tools {
     }
 }
 
+/// What was said so far, as far as it counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    /// How long it took to the first event.
+    pub first: Option<Duration>,
+    /// What the turn has used, where its agent tells.
+    pub usage: Option<Usage>,
+    /// The tools that were used.
+    pub tools: u64,
+}
+
 /// What the user would have read so far.
 #[derive(Default)]
 struct Partial {
     whole: String,
     /// Deltas of the block that is not complete yet.
     open: String,
+    tally: Tally,
 }
 
 impl Funnel {
@@ -103,6 +119,11 @@ impl Funnel {
             text.push('\n');
         }
         text + &partial.open
+    }
+
+    /// What was said so far, in numbers.
+    pub(super) fn tally(&self) -> Tally {
+        self.partial.lock().unwrap_or_else(PoisonError::into_inner).tally
     }
 
     /// The calls of tools, in order.
@@ -268,8 +289,14 @@ impl Funnel {
         if let Some(tools) = &self.tools {
             tools.lock().unwrap_or_else(PoisonError::into_inner).note(event);
         }
+        metrics().event(event.kind());
         let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        if partial.tally.first.is_none() {
+            partial.tally.first = Some(self.signs.age());
+        }
         match event {
+            Event::Usage(usage) => partial.tally.usage = Some(*usage),
+            Event::ToolUse { .. } => partial.tally.tools += 1,
             Event::Text { parts, .. } => {
                 partial.open.clear();
                 for part in parts {

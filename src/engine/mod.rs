@@ -39,6 +39,7 @@ use crate::outbound;
 use crate::process::Environment;
 use crate::redact::Redactor;
 use crate::store::Store;
+use crate::telemetry::metrics::{Meters, metrics};
 use registry::Registry;
 use session::Admitted;
 use std::sync::Arc;
@@ -151,6 +152,7 @@ struct Inner {
     /// As `http`, for uploads.
     uploads: outbound::OnDemand,
     store: Arc<dyn Store>,
+    meters: Meters,
 }
 
 /// An admitted request: the turn that answers it.
@@ -203,6 +205,7 @@ impl Engine {
         tasks: TaskTracker,
     ) -> Self {
         let registry = Registry::new(store.clone(), options.log.clone(), options.max_quiet_sessions);
+        let meters = Meters::new(handler.name(), handler.agents());
         let places = Semaphore::new(options.max_running.min(Semaphore::MAX_PERMITS));
         Self(Arc::new(Inner {
             options,
@@ -221,6 +224,7 @@ impl Engine {
             http: outbound::OnDemand::new(outbound::client),
             uploads: outbound::OnDemand::new(outbound::client_without_redirects),
             store,
+            meters,
         }))
     }
 
@@ -255,7 +259,7 @@ impl Engine {
 
     async fn admit(&self, request: TurnRequest, follow: bool) -> Result<(Ticket, Option<Follower>), Fault> {
         if self.is_draining() {
-            self.takes_turns()?;
+            self.takes_turns().inspect_err(refused)?;
         }
         let request = Arc::new(request);
         let session = self.0.registry.session(&request.session, request.lifetime).await;
@@ -263,6 +267,21 @@ impl Engine {
     }
 
     fn admit_to(
+        &self,
+        session: Arc<session::Session>,
+        request: Arc<TurnRequest>,
+        follow: bool,
+    ) -> Result<(Ticket, Option<Follower>), Fault> {
+        let admitted = self.take_in(session, request, follow);
+        match &admitted {
+            Err(fault) => refused(fault),
+            Ok((ticket, _)) if ticket.is_repeat => metrics().turn_repeats.inc(),
+            Ok(_) => {}
+        }
+        admitted
+    }
+
+    fn take_in(
         &self,
         session: Arc<session::Session>,
         request: Arc<TurnRequest>,
@@ -365,8 +384,8 @@ impl Engine {
     pub fn cancel(&self, turn: &Arc<TurnRecord>, reason: CancelReason) {
         turn.stop.pull(reason);
         if let Some(session) = self.0.registry.get(&turn.session) {
-            if session.withdraw(turn) {
-                run::settle_unbegun(&self.0, &session, turn);
+            if let Some(waiting) = session.withdraw(turn) {
+                run::settle_unbegun(&self.0, &session, &waiting);
             }
             self.0.registry.went_quiet(&session);
         }
@@ -470,6 +489,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn refused(fault: &Fault) {
+    metrics().refused(fault.code.name());
 }
 
 /// What a turn said is said again to whoever repeats it, as far as it is kept.

@@ -14,6 +14,7 @@ use crate::model::{
     ArtifactFailure, CancelReason, CutTurn, Ending, Lifetime, Limit, Outcome, RawJson, StateChange, TurnRequest, What,
 };
 use crate::telemetry;
+use crate::telemetry::metrics::{AgentMeter, Ended as How, Tokens};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,8 +48,10 @@ pub(super) async fn run_session(engine: Arc<Inner>, session: Arc<Session>) {
 }
 
 /// Settles a turn that never began. Its end is in the log too: that is where its reader waits for it.
-pub(super) fn settle_unbegun(engine: &Inner, session: &Session, record: &Arc<TurnRecord>) {
+pub(super) fn settle_unbegun(engine: &Inner, session: &Session, waiting: &Waiting) {
+    let Waiting { record, request } = waiting;
     let outcome = Arc::new(Outcome::new(Ending::Cancelled(record.stop.reason())));
+    engine.meters.of(request.agent.as_deref()).count(request.protocol, how(&outcome.ending));
     session.log.append(&record.id, What::Ended(outcome.clone()));
     record.settle(outcome);
     engine.turn_left();
@@ -74,6 +77,8 @@ async fn run_turn(
     let redactor = engine.redactor.combined(&request.secrets);
     let funnel = Funnel::new(session.log.clone(), record.id.clone(), redactor, request.tells_tools);
     let _ = record.signs.set(funnel.signs().clone());
+    let meter = engine.meters.of(request.agent.as_deref());
+    meter.began(record.admitted_at.elapsed());
     let (ended, artifact_failures) = if record.stop.is_pulled() {
         (Ended::Stopped(record.stop.reason(), None), Vec::new())
     } else {
@@ -92,6 +97,7 @@ async fn run_turn(
     funnel.finish();
     let outcome = Arc::new(Outcome { artifact_failures, tools: funnel.tools(), ..outcome_of(ended, &funnel) });
     log_outcome(&record, &request, &outcome);
+    count(meter, &request, &outcome, &funnel);
     session.end(&record, &outcome);
     let ended = session.log.append(&record.id, What::Ended(outcome.clone()));
     failpoint::reach("turn-ended");
@@ -190,6 +196,38 @@ fn outcome_of(ended: Ended, funnel: &Funnel) -> Outcome {
         }
     };
     Outcome { state, metadata, ..Outcome::new(ending) }
+}
+
+const fn how(ending: &Ending) -> How {
+    match ending {
+        Ending::Answered(_) => How::Answered,
+        Ending::Failed(_) => How::Failed,
+        Ending::TimedOut { .. } => How::TimedOut,
+        Ending::Interrupted | Ending::Cancelled(CancelReason::Draining) => How::Interrupted,
+        Ending::Cancelled(_) => How::Cancelled,
+    }
+}
+
+/// The turn in numbers.
+fn count(meter: &AgentMeter, request: &TurnRequest, outcome: &Outcome, funnel: &Funnel) {
+    let tally = funnel.tally();
+    meter.count(request.protocol, how(&outcome.ending));
+    meter.took(funnel.signs().age(), tally.first);
+    if let Ending::Failed(fault) = &outcome.ending {
+        meter.failed(fault.code.name());
+    }
+    if tally.tools > 0 {
+        meter.used_tools(tally.tools);
+    }
+    if let Some(usage) = tally.usage {
+        meter.used(Tokens {
+            input: usage.input_tokens,
+            output: usage.output_tokens,
+            cached: usage.cached_tokens,
+            reasoning: usage.reasoning_tokens,
+            cost: usage.cost_usd.unwrap_or_default(),
+        });
+    }
 }
 
 fn state_of(reply: Option<Reply>) -> StateChange {

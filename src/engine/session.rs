@@ -220,11 +220,10 @@ impl Session {
     }
 
     /// Takes a waiting turn out of the queue.
-    pub(super) fn withdraw(&self, record: &Arc<TurnRecord>) -> bool {
+    pub(super) fn withdraw(&self, record: &Arc<TurnRecord>) -> Option<Waiting> {
         let mut inner = self.inner();
-        let before = inner.queue.len();
-        inner.queue.retain(|waiting| !Arc::ptr_eq(&waiting.record, record));
-        inner.queue.len() < before
+        let at = inner.queue.iter().position(|waiting| Arc::ptr_eq(&waiting.record, record))?;
+        inner.queue.remove(at)
     }
 
     /// Every turn that runs or waits, and what a drain does to it.

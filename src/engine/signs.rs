@@ -34,6 +34,11 @@ impl Signs {
         Arc::new(Self { epoch: Instant::now(), last: AtomicU64::new(0), busy: AtomicUsize::new(0) })
     }
 
+    /// How long ago the first one was.
+    pub(super) fn age(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
     /// Here is one.
     pub(super) fn alive(&self) {
         let since = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);

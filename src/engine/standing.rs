@@ -30,6 +30,8 @@ pub struct Standing {
     pub is_draining: bool,
     /// How the store is.
     pub store: StoreHealth,
+    /// Sessions in memory that the store does not keep, though it should.
+    pub without_store: usize,
 }
 
 impl Standing {
@@ -52,7 +54,8 @@ impl Engine {
             let running = engine.registry.all().into_iter().filter_map(|session| session.running());
             signs.extend(running.filter_map(|turn| turn.signs.get().map(|signs| signs.last())));
         }
-        let store = match (engine.store.health(), engine.registry.logs().without_store()) {
+        let without_store = engine.registry.logs().without_store();
+        let store = match (engine.store.health(), without_store) {
             (StoreHealth::Ok, without @ 1..) => StoreHealth::Degraded(format!(
                 "{without} sessions live in memory: the store did not take what they said"
             )),
@@ -65,6 +68,7 @@ impl Engine {
             is_parked: self.is_parked(),
             is_draining: self.is_draining(),
             store,
+            without_store,
         }
     }
 

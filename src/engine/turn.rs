@@ -30,6 +30,7 @@ pub struct TurnRecord {
     pub(super) signs: OnceLock<Arc<Signs>>,
     /// Where its entries begin in the log, once it has any that this process wrote.
     pub(super) accepted: OnceLock<Seq>,
+    pub(super) admitted_at: tokio::time::Instant,
     /// 1, or more when earlier attempts were cut.
     pub(super) attempt: OnceLock<u32>,
     /// How many turns of the session had begun when this one ended; tells whether another began since.
@@ -62,6 +63,7 @@ impl TurnRecord {
             store,
             signs: OnceLock::new(),
             accepted: OnceLock::new(),
+            admitted_at: tokio::time::Instant::now(),
             attempt: OnceLock::new(),
             begun_at_end: OnceLock::new(),
             ended_at: OnceLock::new(),

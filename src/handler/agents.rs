@@ -40,6 +40,10 @@ impl DynHandler for Agents {
         self.first.name()
     }
 
+    fn agents(&self) -> Vec<String> {
+        self.named.keys().cloned().collect()
+    }
+
     fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> BoxFuture<'_, Result<Reply, Failure>> {
         let handler = match turn.request.agent.as_deref() {
             None => Some(&self.first),

@@ -181,6 +181,10 @@ pub trait Handler: Send + Sync + 'static {
 pub trait DynHandler: Send + Sync + 'static {
     /// See [`Handler::name`].
     fn name(&self) -> &str;
+    /// The names that a turn may call it by, where it is several behind one.
+    fn agents(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// See [`Handler::run`].
     fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> BoxFuture<'_, Result<Reply, Failure>>;
     /// See [`Handler::start`].

@@ -115,6 +115,24 @@ pub enum OutputStream {
 }
 
 impl Event {
+    /// The number of its kind in the list above, from 0.
+    #[must_use]
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Text { .. } => 0,
+            Self::TextDelta { .. } => 1,
+            Self::Thinking { .. } => 2,
+            Self::ToolUse { .. } => 3,
+            Self::ToolResult { .. } => 4,
+            Self::Progress { .. } => 5,
+            Self::Discarded { .. } => 6,
+            Self::Usage(_) => 7,
+            Self::CommandOutput { .. } => 8,
+            Self::Artifact { .. } => 9,
+            Self::Warning { .. } => 10,
+        }
+    }
+
     /// About how many bytes of memory this event takes in a log: its text, and what everything around it costs.
     #[must_use]
     pub fn weight(&self) -> usize {

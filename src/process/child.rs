@@ -6,6 +6,7 @@
 use super::launch::{Asked, LaunchCause, LaunchError};
 use super::reaper::{self, Owned};
 use super::talk::{Ask, OnExit, Plan, Report, take_line};
+use crate::telemetry::metrics::{Open, metrics};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io;
@@ -138,6 +139,8 @@ pub(super) struct Owner {
     on_exit: OnExit,
     /// When the shim itself is killed.
     deadline: Option<Instant>,
+    /// Counts the program while it runs.
+    alive: Option<Open>,
 }
 
 impl Owner {
@@ -156,6 +159,7 @@ impl Owner {
             grace: plan.grace,
             on_exit: plan.on_exit,
             deadline: None,
+            alive: None,
         };
         let program = plan.program.to_string_lossy().into_owned();
         (owner, Child { order, state: seen, program })
@@ -248,6 +252,8 @@ impl Owner {
             match Report::parse(&line) {
                 Some(Report::Ready) => {}
                 Some(Report::Started(pid)) => {
+                    metrics().child_processes_started.inc();
+                    self.alive = Some(Open::new(metrics().child_processes.clone()));
                     self.state.send_modify(|state| state.pid = u32::try_from(pid).ok());
                 }
                 Some(Report::Failed(step, errno)) => self.ended(Exit::NotStarted(self.asked.failure(step, errno))),
@@ -264,6 +270,9 @@ impl Owner {
 
     /// How the program ended; what is known first counts.
     fn ended(&self, exit: Exit) {
+        if let Some(alive) = &self.alive {
+            alive.close();
+        }
         self.state.send_modify(|state| {
             state.exit.get_or_insert(exit);
         });

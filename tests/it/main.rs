@@ -31,6 +31,7 @@ mod downloads;
 mod durable;
 mod liveness;
 mod malformed;
+mod metrics;
 mod misbehaviour;
 mod openai;
 mod parity;

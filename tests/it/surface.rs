@@ -26,7 +26,6 @@ const KEPT_FREE: &[&str] = &[
     "/responses",
     "/acp",
     "/agui",
-    "/metrics",
     "/openapi.json",
     "/ui",
     "/ui/index.html",
@@ -247,7 +246,7 @@ async fn protocols_that_are_off_free_their_paths() {
     assert_eq!(moved.get("/health").await.status, 404);
 
     for (list, sentence) in [
-        ("dari,telnet", "Error: unknown protocol \"telnet\". Choose from: dari, runtimeuse, sessions, v1\n"),
+        ("dari,telnet", "Error: unknown protocol \"telnet\". Choose from: dari, runtimeuse, sessions, v1, metrics\n"),
         (",", "Error: --protocols names none\n"),
     ] {
         let end = turnhost(&["--agent", "echo", "--port", "0", "--protocols", list]).await;

@@ -10,7 +10,7 @@ mod read;
 mod results;
 mod writer;
 
-use super::{Runtime, problem, websocket};
+use super::{Protocol, Runtime, problem, websocket};
 use crate::engine;
 use crate::model::{Lifetime, Seq, SessionId};
 use actix_web::http::{StatusCode, header};
@@ -45,7 +45,8 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     {
         return problem::error(problem::status(fault.code), &fault.message);
     }
-    let upgraded = websocket::upgrade(request, payload, runtime, runtime.limits.max_message_bytes);
+    let limit = runtime.limits.max_message_bytes;
+    let upgraded = websocket::upgrade(request, payload, runtime, Protocol::RuntimeUse, limit);
     let websocket::Upgraded { response, socket, messages } = match upgraded {
         Ok(upgraded) => upgraded,
         Err(answer) => return answer,

@@ -2,8 +2,8 @@
 //!
 //! Owns the bounds of what a client sends and how long it may be silent; what its frames mean is told by who listens.
 
-use crate::api::Runtime;
 use crate::api::websocket::{self, Heard, Messages, Upgraded};
+use crate::api::{Protocol, Runtime};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_ws::{AggregatedMessage, CloseReason};
 use bytes::Bytes;
@@ -36,7 +36,7 @@ pub fn upgrade(
     runtime: &Runtime,
     silence: Duration,
 ) -> Result<Upgraded, HttpResponse> {
-    let upgraded = websocket::upgrade(request, payload, runtime, MESSAGE);
+    let upgraded = websocket::upgrade(request, payload, runtime, Protocol::Sessions, MESSAGE);
     let Upgraded { messages, response, socket } = upgraded
         .map_err(|_| HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("Bad Request"))?;
     Ok(Upgraded { messages: messages.dead_after(silence), response, socket })

@@ -6,7 +6,7 @@
 use super::{not_found, parameter};
 use crate::api::hangup::Hangup;
 use crate::api::websocket::{self, Heard, Messages, Upgraded};
-use crate::api::{Runtime, problem};
+use crate::api::{Protocol, Runtime, problem};
 use crate::engine::{Followed, Follower};
 use crate::model::{Seq, SessionId};
 use crate::wire::v1::{write_entry, write_gap};
@@ -128,10 +128,11 @@ fn socket(
     follower: Follower,
     runtime: web::Data<Runtime>,
 ) -> HttpResponse {
-    let Upgraded { response, messages, .. } = match websocket::upgrade(request, payload, &runtime, MESSAGE) {
-        Ok(upgraded) => upgraded,
-        Err(answer) => return answer,
-    };
+    let Upgraded { response, messages, .. } =
+        match websocket::upgrade(request, payload, &runtime, Protocol::V1, MESSAGE) {
+            Ok(upgraded) => upgraded,
+            Err(answer) => return answer,
+        };
     let (orders, taken) = mpsc::channel(ORDERS);
     let hangup = request.conn_data::<Hangup>().cloned();
     actix_web::rt::spawn(listen(messages, orders, hangup));

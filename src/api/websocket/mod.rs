@@ -5,8 +5,9 @@
 
 mod inspect;
 
-use super::Runtime;
+use super::{Protocol, Runtime};
 use crate::awake;
+use crate::telemetry::metrics::{Open, metrics};
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
@@ -46,6 +47,7 @@ pub fn upgrade(
     request: &HttpRequest,
     payload: web::Payload,
     runtime: &Runtime,
+    protocol: Protocol,
     limit: usize,
 ) -> Result<Upgraded, HttpResponse> {
     let offered = first_subprotocol(request);
@@ -58,7 +60,8 @@ pub fn upgrade(
     let handled = payload.and_then(|payload| actix_ws::handle_with_protocols(request, payload, &protocols));
     let (response, socket, stream) = handled.map_err(|error| error.error_response())?;
     let stream = stream.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
-    let messages = Messages { stream, seen, dead_after: runtime.limits.dead_after };
+    let open = metrics().websocket(protocol.name());
+    let messages = Messages { stream, seen, dead_after: runtime.limits.dead_after, open };
     Ok(Upgraded { response, socket, messages })
 }
 
@@ -73,6 +76,9 @@ pub struct Messages {
     stream: AggregatedMessageStream,
     seen: Seen,
     dead_after: Option<Duration>,
+    /// Counts the connection as long as somebody reads it.
+    #[expect(dead_code, reason = "it is only kept")]
+    open: Open,
 }
 
 /// What a peer sent, or how its messages ended.

@@ -6,6 +6,7 @@
 use super::{Inner, LogLimits, SessionLog};
 use crate::model::{Entry, Seq};
 use crate::store::SpillError;
+use crate::telemetry::metrics::metrics;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
@@ -43,6 +44,7 @@ impl SessionLog {
         match written {
             Ok(written) => {
                 left = inner.leave(written.last());
+                metrics().spilled.inc_by(left.iter().map(|entry| entry.weight() as u64).sum());
                 inner.spill.written(written);
             }
             Err(error) => {

@@ -7,6 +7,7 @@ use super::worker::Worker;
 use super::{Isolation, Program, StdioOptions};
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::model::{Fault, FaultCode, SessionId};
+use crate::telemetry::metrics::metrics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -209,7 +210,11 @@ impl Pool {
     async fn launch(&self) -> Result<Arc<Worker>, Fault> {
         let worker = Worker::start(&self.program, &self.options, self.changed.clone(), &self.tasks).await?;
         let mut processes = self.processes();
+        let before = processes.all.len();
         processes.all.retain(|worker| worker.is_alive());
+        if processes.all.len() < before {
+            metrics().handler_restarts.inc();
+        }
         if processes.stopped {
             worker.kill();
             return Err(Fault::new(FaultCode::Draining, "shutting down"));

@@ -11,6 +11,7 @@ use super::{failed, now_ms, signed};
 use crate::failpoint;
 use crate::model::{Outcome, RawJson, SessionId, StateChange, StateIn, TurnId, What};
 use crate::store::{Batch, Done, Promised, StoreError};
+use crate::telemetry::metrics::metrics;
 use crate::wire::stored::{GivenState, write_accepted, write_event, write_outcome};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
@@ -110,6 +111,7 @@ impl Writer {
     }
 
     pub(super) fn order(&self, order: Order) {
+        metrics().store_pending.add(signed(order.bytes() as u64));
         let refused = match &self.orders {
             Some(orders) => orders.send(order).err().map(|refused| refused.0),
             None => Some(order),
@@ -230,6 +232,10 @@ impl Work {
             group.push(next);
         }
         let written = self.commit(|work| work.write(&group));
+        metrics().store_pending.sub(signed(bytes as u64));
+        if written.is_ok() {
+            metrics().store_written.inc_by(bytes as u64);
+        }
         failpoint::reach("store-committed");
         let mut appended = Vec::with_capacity(group.len());
         for order in group {
@@ -303,6 +309,7 @@ impl Work {
 
     /// All of it or nothing.
     fn commit<T>(&mut self, write: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let began = Instant::now();
         let next = self.next;
         let is_full = self.unindexed.is_full();
         let written = self.transaction(|work| {
@@ -321,6 +328,8 @@ impl Work {
                     self.unindexed.add(session, span);
                 }
                 self.health.works();
+                metrics().store_commits.inc();
+                metrics().store_commit_seconds.observe(began.elapsed().as_secs_f64());
                 Ok(value)
             }
             Err(error) => {
@@ -330,6 +339,7 @@ impl Work {
                 self.known.clear();
                 let error = failed(&error);
                 self.health.failed(&error);
+                metrics().store_failures.inc();
                 Err(error)
             }
         }
