@@ -6,6 +6,7 @@ mod agent;
 mod chat;
 mod demo;
 mod memory;
+mod mock;
 mod run;
 mod schema;
 mod screen;
@@ -27,7 +28,7 @@ const CANNOT: u8 = 1;
 const USAGE: u8 = 2;
 /// `run`, `chat`: the turn failed.
 const TURN_FAILED: u8 = 3;
-/// `demo`: something differed from the contract.
+/// `demo`, `mock`: something differed from the contract.
 const DIFFERED: u8 = 4;
 /// Stopped by Ctrl+C.
 const INTERRUPTED: u8 = 130;
@@ -54,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::serve(&runtime, *flags),
         Command::Run(flags) => run::run(&runtime, &flags),
         Command::Chat(flags) => chat::chat(&runtime, &flags),
+        Command::Mock(flags) => mock::mock(&runtime, &flags),
         Command::Demo => demo::demo(&runtime),
         Command::Schema => Ok(schema::schema()),
     };

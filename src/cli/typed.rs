@@ -22,6 +22,35 @@ pub enum Typed {
     End,
 }
 
+/// What a line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    Nothing,
+    Say(&'a str),
+    State,
+    Reset,
+    Quit,
+    Help,
+    Unknown(&'a str),
+}
+
+/// What a line means. `//` is a slash of its own.
+pub fn meaning(line: &str) -> Line<'_> {
+    let trimmed = line.trim();
+    match trimmed {
+        "" => Line::Nothing,
+        "/state" => Line::State,
+        "/reset" => Line::Reset,
+        "/quit" | "/exit" => Line::Quit,
+        "/help" => Line::Help,
+        _ => match trimmed.strip_prefix('/') {
+            Some(rest) if rest.starts_with('/') => Line::Say(rest),
+            Some(_) => Line::Unknown(trimmed.split_whitespace().next().unwrap_or(trimmed)),
+            None => Line::Say(line),
+        },
+    }
+}
+
 /// Standard input, read by a thread of its own: a read of a terminal cannot be taken back.
 pub struct Lines {
     lines: mpsc::Receiver<String>,
@@ -92,6 +121,31 @@ fn pass_on(lines: &mpsc::Sender<String>) {
         let line = line.strip_suffix('\r').unwrap_or(line);
         if lines.blocking_send(line.to_owned()).is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lines_mean() {
+        for (line, means) in [
+            ("", Line::Nothing),
+            ("  \t", Line::Nothing),
+            (" hello ", Line::Say(" hello ")),
+            ("/state", Line::State),
+            (" /reset ", Line::Reset),
+            ("/quit", Line::Quit),
+            ("/exit", Line::Quit),
+            ("/help", Line::Help),
+            ("/help me", Line::Unknown("/help")),
+            ("/States", Line::Unknown("/States")),
+            ("//etc/hosts", Line::Say("/etc/hosts")),
+            ("a /quit", Line::Say("a /quit")),
+        ] {
+            assert_eq!(meaning(line), means, "{line:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the list of commands and the options of the small ones.
 
 use super::agent::{AgentConfig, AgentFlags};
-use super::caller::ChatFlags;
+use super::caller::{ChatFlags, MockFlags};
 use super::{ConfigError, ServeFlags};
 use clap::{Args, Parser, Subcommand};
 
@@ -11,11 +11,11 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "turnhost", version, args_override_self = true, args_conflicts_with_subcommands = true)]
 #[command(
-    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost chat [options]\n       turnhost demo\n       turnhost schema"
+    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost chat [options]\n       turnhost mock dari|runtimeuse --url URL [options]\n       turnhost demo\n       turnhost schema"
 )]
 #[command(
     after_help = "Exit codes: 0 stopped as asked, 1 cannot start or go on, 2 wrong usage, 3 the turn failed (run, chat), \
-                        4 something differed from the contract (demo), 130 stopped by Ctrl+C."
+                        4 something differed from the contract (demo, mock), 130 stopped by Ctrl+C."
 )]
 pub struct CommandLine {
     /// What to do; `serve` when nothing is named.
@@ -35,6 +35,8 @@ pub enum Command {
     Run(Box<RunFlags>),
     /// Talk to an agent in this terminal, turn after turn
     Chat(Box<ChatFlags>),
+    /// Play a host against a running server, line by line, with faults if asked to
+    Mock(Box<MockFlags>),
     /// Start a server, play the hosts against it, show what each saw; needs no key and no network
     Demo,
     /// Print the JSON Schema of every wire

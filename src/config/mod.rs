@@ -17,7 +17,7 @@ mod values;
 mod work;
 
 pub use agent::{Agent, AgentConfig, AgentFlags};
-pub use caller::ChatFlags;
+pub use caller::{Chaos, ChatFlags, Host, MockFlags};
 pub use command::{Command, CommandLine, RunFlags};
 pub use data::DataConfig;
 pub use program::{HandlerProgram, Language};

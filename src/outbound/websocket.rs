@@ -83,6 +83,14 @@ impl Socket {
         }
     }
 
+    /// The next text, if it comes within `limit`.
+    ///
+    /// # Errors
+    /// The connection has ended, or nothing came.
+    pub async fn next_within(&mut self, limit: Duration) -> Result<String, SocketError> {
+        tokio::time::timeout(limit, self.next()).await.unwrap_or(Err(SocketError::Silent(limit)))
+    }
+
     /// Says goodbye, as far as that is still possible.
     pub async fn close(mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.0.close(None)).await;

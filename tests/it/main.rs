@@ -33,6 +33,7 @@ mod liveness;
 mod malformed;
 mod metrics;
 mod misbehaviour;
+mod mock;
 mod openai;
 mod parity;
 mod quiesce;

@@ -8,7 +8,7 @@ mod there;
 
 use super::screen::Screen;
 use super::terminal::Paint;
-use super::typed::{Lines, Typed};
+use super::typed::{Line, Lines, Typed, meaning};
 use super::{INTERRUPTED, OK, TURN_FAILED, agent};
 use crate::config::{ChatFlags, ConfigError};
 use crate::engine::Followed;
@@ -154,34 +154,6 @@ struct Talk {
     failed: bool,
 }
 
-/// What a line asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Line<'a> {
-    Nothing,
-    Say(&'a str),
-    State,
-    Reset,
-    Quit,
-    Help,
-    Unknown(&'a str),
-}
-
-fn meaning(line: &str) -> Line<'_> {
-    let trimmed = line.trim();
-    match trimmed {
-        "" => Line::Nothing,
-        "/state" => Line::State,
-        "/reset" => Line::Reset,
-        "/quit" | "/exit" => Line::Quit,
-        "/help" => Line::Help,
-        _ => match trimmed.strip_prefix('/') {
-            Some(rest) if rest.starts_with('/') => Line::Say(rest),
-            Some(_) => Line::Unknown(trimmed.split_whitespace().next().unwrap_or(trimmed)),
-            None => Line::Say(line),
-        },
-    }
-}
-
 impl Talk {
     async fn whole(&mut self) -> u8 {
         if self.lines.by_hand {
@@ -319,30 +291,5 @@ impl Talk {
         }
         self.waiting.push_back(line.to_owned());
         self.screen.aside("[after this turn]");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lines_mean() {
-        for (line, means) in [
-            ("", Line::Nothing),
-            ("  \t", Line::Nothing),
-            (" hello ", Line::Say(" hello ")),
-            ("/state", Line::State),
-            (" /reset ", Line::Reset),
-            ("/quit", Line::Quit),
-            ("/exit", Line::Quit),
-            ("/help", Line::Help),
-            ("/help me", Line::Unknown("/help")),
-            ("/States", Line::Unknown("/States")),
-            ("//etc/hosts", Line::Say("/etc/hosts")),
-            ("a /quit", Line::Say("a /quit")),
-        ] {
-            assert_eq!(meaning(line), means, "{line:?}");
-        }
     }
 }
