@@ -11,6 +11,7 @@ use crate::store::{OpenError, SqliteStore};
 use crate::telemetry;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,7 @@ fn store(data: DataConfig) -> Option<SqliteStore> {
 
 async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigError> {
     let mut signals = Signals::new().map_err(|error| ConfigError(format!("signals cannot be caught: {error}")))?;
+    let orphaned = orphaned(config.stop_with_parent);
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "orphans of a killed shim would not be found");
     }
@@ -85,7 +87,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
     announce(&listening);
     let ended = {
         let started = listening.start_handler();
-        tokio::pin!(started);
+        tokio::pin!(started, orphaned);
         let mut loading = true;
         loop {
             tokio::select! {
@@ -94,6 +96,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
                     Err(error) => break Err(error),
                 },
                 which = signals.next() => break Ok(which),
+                () = &mut orphaned => break Ok(Which::Terminate),
                 error = listening.ended() => break Err(error),
             }
         }
@@ -110,6 +113,23 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
         Err(error) => {
             listening.stop().await;
             Err(ConfigError(error.to_string()))
+        }
+    }
+}
+
+/// How often it is looked whether the parent is still there.
+const PARENT_CHECK: Duration = Duration::from_millis(200);
+
+/// Comes back once the process that started this one has ended, if that matters. `npx` runs its program under a shell that
+/// keeps a signal to itself: the server would go on alone and hold the port.
+fn orphaned(matters: bool) -> impl Future<Output = ()> {
+    let parent = std::os::unix::process::parent_id();
+    async move {
+        if !matters {
+            std::future::pending::<()>().await;
+        }
+        while std::os::unix::process::parent_id() == parent {
+            tokio::time::sleep(PARENT_CHECK).await;
         }
     }
 }

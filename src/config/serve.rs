@@ -68,6 +68,9 @@ pub struct ServeFlags {
     /// How long running turns may go on once the server is asked to stop
     #[arg(long, env = "TURNHOST_GRACE", default_value = "10s", value_name = "TIME")]
     grace: String,
+    /// Stops once the process that started it has ended, as npx does when it is killed
+    #[arg(long, env = "TURNHOST_STOP_WITH_PARENT", value_parser = clap::builder::FalseyValueParser::new())]
+    stop_with_parent: bool,
     /// Turns that may wait for one session
     #[arg(long, env = "TURNHOST_QUEUE_LIMIT", default_value = "16", value_name = "N")]
     queue_limit: String,
@@ -131,6 +134,8 @@ pub struct ServeConfig {
     pub limits: ApiLimits,
     /// How long running turns may go on.
     pub grace: Duration,
+    /// The end of the process that started this one is a signal to stop.
+    pub stop_with_parent: bool,
 }
 
 impl ServeFlags {
@@ -192,6 +197,7 @@ impl ServeFlags {
             dari,
             limits,
             grace: duration("--grace", &self.grace)?,
+            stop_with_parent: self.stop_with_parent,
             data,
             sessions,
             agents,
