@@ -9,9 +9,9 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates git nodejs python3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/target/release/turnhost /usr/local/bin/turnhost
-COPY handlers /opt/turnhost/handlers
+COPY handlers /usr/local/share/turnhost/handlers
 WORKDIR /workspace
 EXPOSE 8080
 # Reached from outside the container, so it wants a token: docker run -e TURNHOST_TOKEN=… -p 8080:8080 …
 ENTRYPOINT ["turnhost"]
-CMD ["serve", "--handler", "/opt/turnhost/handlers/echo.py", "--host", "0.0.0.0"]
+CMD ["serve", "--handler", "/usr/local/share/turnhost/handlers/echo.py", "--host", "0.0.0.0"]

@@ -3,14 +3,14 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test test-agents lint fmt fuzz clean-cache venv agents cargo node
+.PHONY: help test test-agents test-dist dist deny lint fmt fuzz clean-cache venv agents cargo node
 
 # Most tests wait for a child process most of the time.
 TEST_THREADS ?= 8
 
 # Programs without an extension say what they are in their first line.
-PYTHON_FILES = $(shell find handlers tests fuzz -maxdepth 3 -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
-BASH_FILES = $(shell find . -maxdepth 1 -name '*.sh'; find handlers tests -name '*.sh'; ls .ci/*)
+PYTHON_FILES = $(shell find handlers tests fuzz examples packaging -maxdepth 3 -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
+BASH_FILES = $(shell find . -maxdepth 1 -name '*.sh'; find handlers tests packaging -name '*.sh'; ls .ci/* packaging/build)
 NODE_FILES = $(shell find handlers tests -name '*.mjs' -o -name '*.cjs' -o -name '*.js')
 
 help: ## Lists the targets
@@ -56,6 +56,13 @@ fuzz: cargo ## Every fuzz target for FUZZ_TIME seconds; keeps what they find. Ne
 	  cargo +nightly fuzz run $$target .cache/fuzz/$$target-small .cache/fuzz/$$target -- -merge=1 -max_len=1024; \
 	  python3 fuzz/corpus.py pack $$target .cache/fuzz/$$target-small; \
 	done
+
+dist: cargo ## A release into dist/: tarball, wheel, npm and Debian packages. TURNHOST_BINARY=FILE packs that program
+	@packaging/build
+
+deny: cargo ## Licences, sources and banned crates of everything that comes into the program
+	@cargo deny --version >/dev/null 2>&1 || { echo '== deny: adding cargo-deny'; cargo install cargo-deny --locked; }
+	cargo deny --log-level error check bans licenses sources
 
 fmt: ## Formats the Rust files
 	cargo fmt

@@ -26,6 +26,7 @@ mod command_line;
 mod commands;
 mod crash;
 mod dari;
+mod dist;
 mod docs;
 mod downloads;
 mod durable;

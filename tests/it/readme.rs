@@ -137,29 +137,3 @@ fn what_exists_is_named() {
         assert!(handlers.contains(&format!("`{word}")), "handlers/README.md does not tell of {word}");
     }
 }
-
-#[test]
-fn the_bundle_is_set_up_by_its_script() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = |sha: Option<&str>| {
-        let mut command = Command::new("bash");
-        command.arg(repository("setup.sh")).env_clear();
-        command.env("PREFIX", folder.path()).env("TURNHOST_BINARY", binary());
-        if let Some(sha) = sha {
-            command.env("TURNHOST_SHA256", sha);
-        }
-        command.output().unwrap()
-    };
-    let first = run(None);
-    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
-    assert!(String::from_utf8_lossy(&run(None).stdout).contains("is up to date"));
-    let wrong = run(Some(&"0".repeat(64)));
-    assert!(!wrong.status.success());
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("another checksum"));
-    // The command of the bundle, with the binary that was just put there.
-    let manifest = fs::read_to_string(repository("dari.yml")).unwrap();
-    let command = manifest.lines().find_map(|line| line.trim().strip_prefix("command: ")).unwrap();
-    let words: Vec<&str> = command.split(' ').skip(1).collect();
-    assert_eq!(words[0], "serve");
-    assert!(words.contains(&"--no-auth") && words.contains(&"--protocols"), "{command}");
-}

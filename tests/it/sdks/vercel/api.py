@@ -1,0 +1,8 @@
+"""The session of the SDK, which reads the credentials."""
+
+from contextlib import asynccontextmanager
+
+
+@asynccontextmanager
+async def session():
+    yield
