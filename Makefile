@@ -3,15 +3,15 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test test-agents test-dist dist deny lint fmt fuzz clean-cache venv agents cargo node
+.PHONY: help test test-agents test-dist dist deny lint fmt fuzz bench soak clean-cache venv agents cargo node
 
 # Most tests wait for a child process most of the time.
 TEST_THREADS ?= 8
 
 # Programs without an extension say what they are in their first line.
-PYTHON_FILES = $(shell find handlers tests fuzz examples packaging -maxdepth 3 -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
-BASH_FILES = $(shell find . -maxdepth 1 -name '*.sh'; find handlers tests packaging -name '*.sh'; ls .ci/* packaging/build)
-NODE_FILES = $(shell find handlers tests -name '*.mjs' -o -name '*.cjs' -o -name '*.js')
+PYTHON_FILES = $(shell find handlers tests fuzz benches examples packaging -maxdepth 3 -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
+BASH_FILES = $(shell find . -maxdepth 1 -name '*.sh'; find handlers tests packaging -name '*.sh'; ls .ci/* packaging/build benches/run)
+NODE_FILES = $(shell find handlers tests benches -name '*.mjs' -o -name '*.cjs' -o -name '*.js')
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
@@ -63,6 +63,15 @@ dist: cargo ## A release into dist/: tarball, wheel, npm and Debian packages. TU
 deny: cargo ## Licences, sources and banned crates of everything that comes into the program
 	@cargo deny --version >/dev/null 2>&1 || { echo '== deny: adding cargo-deny'; cargo install cargo-deny --locked; }
 	cargo deny --log-level error check bans licenses sources
+
+bench: cargo node ## turnhost next to bare actix, uvicorn and Node.js; writes benches/RESULTS.md. Some 20 minutes
+	@benches/run
+
+# How long `make soak` goes on, in minutes.
+SOAK_MINUTES ?= 30
+
+soak: cargo ## 200 clients that cancel, leave and crash the handler; memory, descriptors, threads, children must stay
+	cargo bench --locked --bench soak -- $(SOAK_MINUTES)
 
 fmt: ## Formats the Rust files
 	cargo fmt

@@ -11,10 +11,13 @@
     reason = "a measurement that cannot go on ends with a panic; programs are started here"
 )]
 
+mod served;
+
+use served::{Served, median};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use turnhost::{Cancel, Failure, Handler, Reply, Server, Sink, SqliteStore, Turn};
@@ -40,8 +43,8 @@ fn main() {
             let mut runs: [Vec<f64>; 3] = Default::default();
             for _ in 0..RUNS {
                 let folder = tempfile::tempdir().expect("a folder");
-                let served = Served::start(stored.then(|| folder.path()));
-                let (rate, cost, grown) = served.measure(&prompt, events);
+                let served = start(stored.then(|| folder.path()));
+                let (rate, cost, grown) = measure(&served, &prompt, events);
                 for (all, one) in runs.iter_mut().zip([rate, cost, grown]) {
                     all.push(one);
                 }
@@ -104,104 +107,67 @@ fn serve(folder: Option<&Path>) {
             None => server,
         };
         let mut listening = server.build().listen().expect("a port");
-        println!("{}", listening.address().port());
+        println!("on port {} ", listening.address().port());
         listening.ended().await
     });
     runtime.block_on(serving).expect("the server").to_string();
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn start(folder: Option<&Path>) -> Served {
+    Served::start(Command::new(std::env::current_exe().expect("this program")).arg("--serve").args(folder))
 }
 
-struct Served {
-    child: Child,
-    port: u16,
+/// Events a second, microseconds of the server's CPU each, and MiB that it grew by.
+fn measure(server: &Served, prompt: &str, events: u64) -> (f64, f64, f64) {
+    let _ = ask(server, "1 0");
+    let mut socket = connect(server);
+    let upgrade = "GET /v1/sessions/s/events?after=3 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n\
+                   Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.write_all(upgrade.as_bytes()).expect("a request");
+    let mut reader = BufReader::with_capacity(1 << 20, socket);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).expect("a head");
+    }
+    let (idle, spent, began) = (server.status_kib("VmRSS:"), server.cpu(), Instant::now());
+    let _ = ask(server, prompt);
+    let mut payload = Vec::new();
+    for seq in 4..4 + events + 2 {
+        let mut head = [0; 4];
+        reader.read_exact(&mut head[..2]).expect("a frame");
+        assert_eq!(head[0], 0x81, "one text");
+        let length = match head[1] {
+            126 => {
+                reader.read_exact(&mut head[2..]).expect("a length");
+                usize::from(u16::from_be_bytes([head[2], head[3]]))
+            }
+            short => usize::from(short),
+        };
+        payload.resize(length, 0);
+        reader.read_exact(&mut payload).expect("a text");
+        assert!(payload.starts_with(format!("{{\"seq\":{seq},").as_bytes()), "{seq} in order");
+    }
+    let took = began.elapsed().as_secs_f64();
+    let cost = (server.cpu() - spent).as_secs_f64() * 1e6 / events as f64;
+    (events as f64 / took, cost, (server.status_kib("VmHWM:").saturating_sub(idle)) as f64 / 1024.0)
 }
 
-impl Served {
-    fn start(folder: Option<&Path>) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.arg("--serve").args(folder).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("a server");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
-        Self { child, port: line.trim().parse().expect("a port") }
-    }
-
-    /// Events a second, microseconds of the server's CPU each, and MiB that it grew by.
-    fn measure(&self, prompt: &str, events: u64) -> (f64, f64, f64) {
-        let _ = self.ask("1 0");
-        let mut socket = self.connect();
-        let upgrade = "GET /v1/sessions/s/events?after=3 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n\
-                       Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        socket.write_all(upgrade.as_bytes()).expect("a request");
-        let mut reader = BufReader::with_capacity(1 << 20, socket);
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            reader.read_line(&mut line).expect("a head");
-        }
-        let (idle, spent, began) = (self.status("VmRSS:"), self.cpu_ms(), Instant::now());
-        let _ = self.ask(prompt);
-        let mut payload = Vec::new();
-        for seq in 4..4 + events + 2 {
-            let mut head = [0; 4];
-            reader.read_exact(&mut head[..2]).expect("a frame");
-            assert_eq!(head[0], 0x81, "one text");
-            let length = match head[1] {
-                126 => {
-                    reader.read_exact(&mut head[2..]).expect("a length");
-                    usize::from(u16::from_be_bytes([head[2], head[3]]))
-                }
-                short => usize::from(short),
-            };
-            payload.resize(length, 0);
-            reader.read_exact(&mut payload).expect("a text");
-            assert!(payload.starts_with(format!("{{\"seq\":{seq},").as_bytes()), "{seq} in order");
-        }
-        let took = began.elapsed().as_secs_f64();
-        let cost = (self.cpu_ms() - spent) * 1000.0 / events as f64;
-        (events as f64 / took, cost, (self.status("VmHWM:").saturating_sub(idle)) as f64 / 1024.0)
-    }
-
-    fn connect(&self) -> TcpStream {
-        let socket = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
-        socket.set_read_timeout(Some(Duration::from_mins(1))).expect("an option");
-        socket
-    }
-
-    /// Begins a turn.
-    fn ask(&self, prompt: &str) -> String {
-        let wait = if prompt == "1 0" { "?wait=20" } else { "" };
-        let body = format!(r#"{{"prompt":"{prompt}"}}"#);
-        let mut socket = self.connect();
-        let head = format!("POST /v1/sessions/s/turns{wait} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n");
-        write!(socket, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).expect("a request");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
-        answer
-    }
-
-    fn status(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
-        let line = status.lines().find(|line| line.starts_with(field)).expect("the field");
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-    }
-
-    fn cpu_ms(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it lives");
-        let after = stat.rsplit_once(") ").expect("a name in brackets").1;
-        let ticks: Vec<u64> = after.split(' ').skip(11).take(2).map(|word| word.parse().expect("a number")).collect();
-        (ticks[0] + ticks[1]) as f64 * 10.0
-    }
+fn connect(server: &Served) -> TcpStream {
+    let socket = TcpStream::connect(("127.0.0.1", server.port)).expect("a connection");
+    socket.set_read_timeout(Some(Duration::from_mins(1))).expect("an option");
+    socket
 }
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Begins a turn.
+fn ask(server: &Served, prompt: &str) -> String {
+    let wait = if prompt == "1 0" { "?wait=20" } else { "" };
+    let body = format!(r#"{{"prompt":"{prompt}"}}"#);
+    let mut socket = connect(server);
+    let head = format!("POST /v1/sessions/s/turns{wait} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n");
+    write!(socket, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).expect("a request");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+    answer
 }

@@ -11,9 +11,12 @@
     reason = "a measurement that cannot go on ends with a panic; programs are started here"
 )]
 
+mod served;
+
+use served::{Served, median};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const RUNS: usize = 5;
@@ -30,13 +33,13 @@ fn main() {
         let status = Command::new("/bin/sh").args(["-c", &format!("{PIPELINE} >/dev/null")]).status().expect("a shell");
         assert!(status.success());
         bare.push(PIPELINE_BYTES as f64 / 1e6 / began.elapsed().as_secs_f64());
-        let server = Served::start();
-        let idle = server.resident_kib();
+        let server = Served::turnhost(&["--agent", "echo"]);
+        let idle = server.status_kib("VmRSS:");
         let began = Instant::now();
-        let bytes = server.stream(PIPELINE, "[]");
+        let bytes = stream(&server, PIPELINE, "[]");
         assert_eq!(bytes, PIPELINE_BYTES, "every byte arrives once");
         rates.push(bytes as f64 / 1e6 / began.elapsed().as_secs_f64());
-        grown.push((server.peak_kib() - idle) as f64 / 1024.0);
+        grown.push((server.status_kib("VmHWM:") - idle) as f64 / 1024.0);
     }
     let (ours, floor) = (median(rates), median(bare));
     println!("200 MB of command output, median of {RUNS} alternating runs");
@@ -57,12 +60,12 @@ fn main() {
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..RUNS {
         for (which, list) in ["[]", &secrets].into_iter().enumerate() {
-            let server = Served::start();
+            let server = Served::turnhost(&["--agent", "echo"]);
             let began = Instant::now();
-            let bytes = server.stream(&command, list);
+            let bytes = stream(&server, &command, list);
             times[which].push(began.elapsed().as_secs_f64() * 1e3);
             assert_eq!(bytes, VARIED_BYTES);
-            costs[which].push(server.cpu_ms());
+            costs[which].push(server.cpu().as_secs_f64() * 1e3);
         }
     }
     let [without, with] = costs.map(median);
@@ -97,114 +100,61 @@ fn varied() -> Vec<u8> {
     text
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn array<const N: usize>(reader: &mut impl Read) -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     reader.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 
-struct Served {
-    child: Child,
-    port: u16,
-}
-
-impl Served {
-    fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_turnhost"))
-            .args(["--agent", "echo", "--port", "0", "--log-level", "error"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("a server");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
-        let port = line.split("on port ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a port in the line");
-        Self { child, port: port.parse().expect("a number") }
+/// Runs a command and counts what it says on its standard output.
+fn stream(server: &Served, command: &str, secrets: &str) -> u64 {
+    let mut socket = TcpStream::connect(("127.0.0.1", server.port)).expect("a connection");
+    socket.set_read_timeout(Some(Duration::from_mins(1))).expect("an option");
+    let upgrade = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.write_all(upgrade.as_bytes()).expect("a request");
+    let command = command.replace('\\', "\\\\");
+    let message = format!(
+        r#"{{"message_type":"command_execution_message","secrets_to_redact":{secrets},"commands":[{{"command":"{command}"}}]}}"#
+    );
+    let mut frame = vec![0x81, 0xfe];
+    frame.extend(u16::try_from(message.len()).expect("a short message").to_be_bytes());
+    // A mask of zeros changes nothing.
+    frame.extend([0; 4]);
+    frame.extend(message.as_bytes());
+    socket.write_all(&frame).expect("a message");
+    let mut reader = BufReader::with_capacity(1 << 20, socket);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).expect("a head");
     }
-
-    /// Runs a command and counts what it says on its standard output.
-    fn stream(&self, command: &str, secrets: &str) -> u64 {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
-        socket.set_read_timeout(Some(Duration::from_mins(1))).expect("an option");
-        let upgrade = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        socket.write_all(upgrade.as_bytes()).expect("a request");
-        let command = command.replace('\\', "\\\\");
-        let message = format!(
-            r#"{{"message_type":"command_execution_message","secrets_to_redact":{secrets},"commands":[{{"command":"{command}"}}]}}"#
-        );
-        let mut frame = vec![0x81, 0xfe];
-        frame.extend(u16::try_from(message.len()).expect("a short message").to_be_bytes());
-        // A mask of zeros changes nothing.
-        frame.extend([0; 4]);
-        frame.extend(message.as_bytes());
-        socket.write_all(&frame).expect("a message");
-        let mut reader = BufReader::with_capacity(1 << 20, socket);
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            reader.read_line(&mut line).expect("a head");
+    let (mut payload, mut bytes) = (Vec::new(), 0);
+    loop {
+        payload.clear();
+        let mut is_last = false;
+        while !is_last {
+            let mut head = [0; 2];
+            reader.read_exact(&mut head).expect("a frame");
+            is_last = head[0] & 0x80 != 0;
+            let length = match head[1] {
+                126 => u64::from(array::<2>(&mut reader).map(u16::from_be_bytes).expect("a length")),
+                127 => array::<8>(&mut reader).map(u64::from_be_bytes).expect("a length"),
+                short => u64::from(short),
+            };
+            let from = payload.len();
+            payload.resize(from + usize::try_from(length).expect("a length"), 0);
+            reader.read_exact(&mut payload[from..]).expect("a payload");
         }
-        let (mut payload, mut bytes) = (Vec::new(), 0);
-        loop {
-            payload.clear();
-            let mut is_last = false;
-            while !is_last {
-                let mut head = [0; 2];
-                reader.read_exact(&mut head).expect("a frame");
-                is_last = head[0] & 0x80 != 0;
-                let length = match head[1] {
-                    126 => u64::from(array::<2>(&mut reader).map(u16::from_be_bytes).expect("a length")),
-                    127 => array::<8>(&mut reader).map(u64::from_be_bytes).expect("a length"),
-                    short => u64::from(short),
-                };
-                let from = payload.len();
-                payload.resize(from + usize::try_from(length).expect("a length"), 0);
-                reader.read_exact(&mut payload[from..]).expect("a payload");
-            }
-            if !payload.starts_with(br#"{"message_type":"command_output_message","stream":"stdout","text":""#) {
-                let text = String::from_utf8_lossy(&payload);
-                assert!(text.contains(r#""exit_code":0"#), "{}", &text[..text.len().min(300)]);
-                return bytes;
-            }
-            let text = &payload[67..];
-            let end = text.windows(12).rposition(|window| window == br#"","command":"#).expect("the end of the text");
-            // Only line breaks are written with an escape.
-            let escapes = memchr::memchr_iter(b'\\', &text[..end]).count();
-            bytes += (end - escapes) as u64;
+        if !payload.starts_with(br#"{"message_type":"command_output_message","stream":"stdout","text":""#) {
+            let text = String::from_utf8_lossy(&payload);
+            assert!(text.contains(r#""exit_code":0"#), "{}", &text[..text.len().min(300)]);
+            return bytes;
         }
-    }
-
-    fn status(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
-        let line = status.lines().find(|line| line.starts_with(field)).expect("the field");
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-    }
-
-    fn resident_kib(&self) -> u64 {
-        self.status("VmRSS:")
-    }
-
-    fn peak_kib(&self) -> u64 {
-        self.status("VmHWM:")
-    }
-
-    fn cpu_ms(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it lives");
-        let after = stat.rsplit_once(") ").expect("a name in brackets").1;
-        let ticks: Vec<u64> = after.split(' ').skip(11).take(2).map(|word| word.parse().expect("a number")).collect();
-        (ticks[0] + ticks[1]) as f64 * 10.0
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let text = &payload[67..];
+        let end = text.windows(12).rposition(|window| window == br#"","command":"#).expect("the end of the text");
+        // Only line breaks are written with an escape.
+        let escapes = memchr::memchr_iter(b'\\', &text[..end]).count();
+        bytes += (end - escapes) as u64;
     }
 }
