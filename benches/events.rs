@@ -149,7 +149,7 @@ fn measure(server: &Served, prompt: &str, events: u64) -> (f64, f64, f64) {
         assert!(payload.starts_with(format!("{{\"seq\":{seq},").as_bytes()), "{seq} in order");
     }
     let took = began.elapsed().as_secs_f64();
-    let cost = (server.cpu() - spent).as_secs_f64() * 1e6 / events as f64;
+    let cost = server.cpu().saturating_sub(spent).as_secs_f64() * 1e6 / events as f64;
     (events as f64 / took, cost, (server.status_kib("VmHWM:").saturating_sub(idle)) as f64 / 1024.0)
 }
 

@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 const CLIENTS: u64 = 200;
 const FIRST: Duration = Duration::from_mins(1);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     let minutes: f64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(30.0);
@@ -41,20 +41,20 @@ fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().expect("the first");
     println!("{CLIENTS} clients for {minutes} minutes, seed {seed}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let seen = Arc::new(Seen::default());
-    let first = runtime.block_on(phase(&server, FIRST.min(whole / 2), seed, &seen));
+    let tally = Arc::new(Tally::default());
+    let first = runtime.block_on(phase(&server, FIRST.min(whole / 2), seed, &tally));
     println!("after the first minute  {first}");
     let rest = whole.saturating_sub(FIRST.min(whole / 2));
-    let last = runtime.block_on(phase(&server, rest, seed + CLIENTS, &seen));
+    let last = runtime.block_on(phase(&server, rest, seed + CLIENTS, &tally));
     println!("at the end              {last}");
-    seen.tell();
-    let wrong = seen.wrong.load(Relaxed);
+    tally.tell();
+    let wrong = tally.wrong.load(Relaxed);
     if server.lives() && wrong == 0 && last.is_like(&first) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What happened, by kind.
 #[derive(Default)]
-struct Seen {
+struct Tally {
     counts: [AtomicU64; 8],
     wrong: AtomicU64,
 }
@@ -62,7 +62,7 @@ struct Seen {
 const KINDS: [&str; 8] =
     ["answered", "cancelled", "left", "crashed", "another's crash", "refused", "session ended", "session deleted"];
 
-impl Seen {
+impl Tally {
     fn count(&self, kind: &str) {
         if let Some(at) = KINDS.iter().position(|one| *one == kind) {
             self.counts[at].fetch_add(1, Relaxed);
@@ -81,18 +81,18 @@ impl Seen {
 }
 
 /// Lets all clients go on for so long, waits until nothing runs, and looks at the server.
-async fn phase(server: &Served, time: Duration, seed: u64, seen: &Arc<Seen>) -> Look {
+async fn phase(server: &Served, time: Duration, seed: u64, tally: &Arc<Tally>) -> Look {
     let stop = Arc::new(AtomicBool::new(false));
     let client = reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(8).build().expect("a client");
     let clients: Vec<_> = (0..CLIENTS)
         .map(|n| {
-            let (stop, seen, http, port) = (stop.clone(), seen.clone(), client.clone(), server.port);
+            let (stop, tally, http, port) = (stop.clone(), tally.clone(), client.clone(), server.port);
             let dice = Dice(seed.wrapping_add(n).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-            tokio::spawn(async move { live(Client { port, n, http, dice, seen }, &stop).await })
+            tokio::spawn(async move { live(Client { port, n, http, dice, tally }, &stop).await })
         })
         .collect();
     let began = Instant::now();
-    let mut ticks = tokio::time::interval(Duration::from_secs(60));
+    let mut ticks = tokio::time::interval(Duration::from_mins(1));
     while began.elapsed() < time {
         tokio::select! {
             _ = ticks.tick() => println!("{:>6.0} s                {}", began.elapsed().as_secs_f64(), Look::at(server)),
@@ -198,7 +198,7 @@ struct Client {
     n: u64,
     http: reqwest::Client,
     dice: Dice,
-    seen: Arc<Seen>,
+    tally: Arc<Tally>,
 }
 
 async fn live(mut client: Client, stop: &AtomicBool) {
@@ -210,8 +210,8 @@ async fn live(mut client: Client, stop: &AtomicBool) {
             4..8 => client.advance(message).await,
             _ => client.session().await,
         };
-        let seen = what.unwrap_or_else(|problem| problem);
-        client.seen.count(&seen);
+        let kind = what.unwrap_or_else(|problem| problem);
+        client.tally.count(&kind);
         let pause = Duration::from_millis(client.dice.next() % 800);
         tokio::time::sleep(pause).await;
     }

@@ -143,7 +143,7 @@ impl Socket {
     pub async fn ask(&mut self, prompt: &str) {
         let text =
             format!(r#"{{"message_type":"invocation_message","user_prompt":"{prompt}","secrets_to_redact":[]}}"#);
-        let mut frame = vec![0x81, 0x80 | 126];
+        let mut frame = vec![0x81, 0xfe];
         frame.extend(u16::try_from(text.len()).expect("a short text").to_be_bytes());
         frame.extend([0; 4]);
         frame.extend(text.as_bytes());

@@ -356,3 +356,35 @@ fn the_hidden_command_does_nothing_by_itself() {
     let output = std::process::Command::new(binary()).arg("__shim").stdin(Stdio::null()).output().unwrap();
     assert!(!output.status.success());
 }
+
+/// Whoever asked first for a process that is slow to start may leave: the process is there for the next one, not left over.
+#[tokio::test]
+async fn a_start_that_nobody_waits_for() {
+    let script = Script::bash("    die) exit 3 ;;\n");
+    let path = script.path();
+    let (starts, slow) = (script.folder.path().join("starts"), script.folder.path().join("slow"));
+    let begin = format!(
+        "#!/usr/bin/env bash\necho $$ >>'{}'\nwhile [ -e '{}' ]; do sleep 0.01; done\n",
+        starts.display(),
+        slow.display()
+    );
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("#!/usr/bin/env bash\n", &begin)).unwrap();
+    let server = script.serve(&["--handler-processes", "1"]);
+    let mut client = server.connect("/").await;
+    client.query("hello").await;
+    assert_eq!(client.terminal().await["data"]["text"], "hello");
+    fs::write(&slow, "").unwrap();
+    client.query("die").await;
+    assert_eq!(client.terminal().await["message_type"], "error_message");
+    let started = || fs::read_to_string(&starts).unwrap().lines().count();
+    for n in 0..5 {
+        client.query("hello").await;
+        eventually("it is started again", || (started() >= 2).then_some(())).await;
+        client.send(&json!({"message_type": "cancel_message"})).await;
+        assert_eq!(client.terminal().await["error"], "Request cancelled", "{n}");
+    }
+    fs::remove_file(&slow).unwrap();
+    client.query("hello").await;
+    assert_eq!(client.terminal().await["data"]["text"], "hello");
+    assert_eq!(started(), 2, "the first one, and one in its place");
+}

@@ -4,6 +4,7 @@
 //! process `worker`'s; a line's meaning is in `lines`.
 
 mod bridge;
+mod exit;
 mod lines;
 mod pool;
 mod pulse;
@@ -18,6 +19,7 @@ use crate::process::Environment;
 use pool::Pool;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
@@ -68,7 +70,7 @@ pub enum Isolation {
 
 /// A handler that is a program.
 pub struct StdioHandler {
-    pool: Pool,
+    pool: Arc<Pool>,
     validate_output: bool,
 }
 
@@ -76,7 +78,7 @@ impl StdioHandler {
     /// A handler whose processes are owned by tasks of `tasks`.
     #[must_use]
     pub fn new(program: Program, options: StdioOptions, tasks: TaskTracker) -> Self {
-        Self { pool: Pool::new(program, options, tasks), validate_output: options.validate_output }
+        Self { pool: Arc::new(Pool::new(program, options, tasks)), validate_output: options.validate_output }
     }
 }
 

@@ -11,7 +11,8 @@ use crate::telemetry::metrics::metrics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, OwnedMutexGuard, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// A process beyond the first that had nothing to do for this long is ended.
@@ -24,10 +25,12 @@ pub struct Pool {
     /// Whether the handler takes several turns at once; known when its first process was ready.
     concurrent: OnceCell<bool>,
     /// One process is started at a time: whoever waits for the same start finds it done.
-    starting: tokio::sync::Mutex<()>,
+    starting: Arc<tokio::sync::Mutex<()>>,
     processes: Arc<Mutex<Processes>>,
     /// A process may have become able to take a turn, or has ended.
     changed: Arc<Notify>,
+    /// No process is waited for any more.
+    stopping: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -47,9 +50,10 @@ impl Pool {
             program,
             options,
             concurrent: OnceCell::new(),
-            starting: tokio::sync::Mutex::new(()),
+            starting: Arc::default(),
             processes: Arc::default(),
             changed: Arc::default(),
+            stopping: CancellationToken::new(),
             tasks,
         }
     }
@@ -59,9 +63,15 @@ impl Pool {
     }
 
     /// Starts the first process if none was ever ready: it tells whether the handler takes several turns at once.
-    pub async fn is_concurrent(&self) -> Result<bool, Fault> {
+    pub async fn is_concurrent(self: &Arc<Self>) -> Result<bool, Fault> {
         let first = async {
-            let worker = self.launch().await?;
+            let starting = self.starting.clone().lock_owned().await;
+            // One that was started for somebody who did not wait for it.
+            let there = self.processes().shared.iter().find(|worker| worker.takes_turns()).cloned();
+            if let Some(worker) = there {
+                return Ok(worker.is_concurrent());
+            }
+            let (worker, _starting) = self.launch(starting).await?;
             let concurrent = worker.is_concurrent();
             self.processes().shared.push(worker);
             Ok(concurrent)
@@ -70,7 +80,7 @@ impl Pool {
     }
 
     /// Runs a turn in a process that can take it.
-    pub async fn run(&self, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Result<Reply, Failure> {
+    pub async fn run(self: &Arc<Self>, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Result<Reply, Failure> {
         loop {
             let worker = tokio::select! {
                 worker = self.worker_for(turn) => worker?,
@@ -87,7 +97,7 @@ impl Pool {
         }
     }
 
-    async fn worker_for(&self, turn: &Turn) -> Result<Arc<Worker>, Fault> {
+    async fn worker_for(self: &Arc<Self>, turn: &Turn) -> Result<Arc<Worker>, Fault> {
         let concurrent = self.is_concurrent().await?;
         match self.options.isolation {
             Isolation::Session => self.of_session(&turn.session).await,
@@ -96,7 +106,7 @@ impl Pool {
     }
 
     /// A process that can take a turn now; a new one if none can and there is room; else the first that can again.
-    async fn any(&self, concurrent: bool) -> Result<Arc<Worker>, Fault> {
+    async fn any(self: &Arc<Self>, concurrent: bool) -> Result<Arc<Worker>, Fault> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -113,14 +123,14 @@ impl Pool {
                 }
             }
             // Held while a process starts, which is bounded by the start timeout; a cancelled turn stops waiting.
-            let starting = self.starting.lock().await;
+            let starting = self.starting.clone().lock_owned().await;
             let is_new = |worker: &Arc<Worker>| !workers.iter().any(|known| Arc::ptr_eq(known, worker));
             if self.processes().shared.iter().any(is_new) {
                 // Somebody else has started one meanwhile.
                 continue;
             }
             if workers.len() < self.options.processes.max(1) {
-                let worker = self.launch().await?;
+                let (worker, _starting) = self.launch(starting).await?;
                 if !concurrent {
                     worker.reserve();
                 }
@@ -137,12 +147,12 @@ impl Pool {
     }
 
     /// The session's own process.
-    async fn of_session(&self, session: &SessionId) -> Result<Arc<Worker>, Fault> {
+    async fn of_session(self: &Arc<Self>, session: &SessionId) -> Result<Arc<Worker>, Fault> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let starting = self.starting.lock().await;
+            let starting = self.starting.clone().lock_owned().await;
             let (own, spare, live) = {
                 let mut processes = self.processes();
                 processes.by_session.retain(|_, worker| worker.takes_turns());
@@ -154,9 +164,9 @@ impl Pool {
             if let Some(worker) = own {
                 return Ok(worker);
             }
-            let worker = match spare.filter(|worker| worker.takes_turns()) {
-                Some(worker) => worker,
-                None if live < self.options.sessions.max(1) || self.end_quietest() => self.launch().await?,
+            let (worker, _starting) = match spare.filter(|worker| worker.takes_turns()) {
+                Some(worker) => (worker, starting),
+                None if live < self.options.sessions.max(1) || self.end_quietest() => self.launch(starting).await?,
                 None => {
                     drop(starting);
                     changed.await;
@@ -207,7 +217,23 @@ impl Pool {
         });
     }
 
-    async fn launch(&self) -> Result<Arc<Worker>, Fault> {
+    /// Starts a process in a task of its own: whoever asked may be gone before it is ready, and then it is there for the
+    /// next one. `starting` is held until it has its place.
+    async fn launch(self: &Arc<Self>, starting: OwnedMutexGuard<()>) -> Result<Started, Fault> {
+        let (tell, told) = oneshot::channel();
+        let pool = self.clone();
+        self.tasks.spawn(async move {
+            let started = tokio::select! {
+                started = pool.start() => started,
+                () = pool.stopping.cancelled() => Err(draining()),
+            };
+            let unclaimed = |worker| Unclaimed { started: Some((worker, starting)), pool: pool.clone() };
+            drop(tell.send(started.map(unclaimed)));
+        });
+        told.await.unwrap_or_else(|_| Err(Fault::new(FaultCode::Internal, "internal error")))?.claim()
+    }
+
+    async fn start(&self) -> Result<Arc<Worker>, Fault> {
         let worker = Worker::start(&self.program, &self.options, self.changed.clone(), &self.tasks).await?;
         let mut processes = self.processes();
         let before = processes.all.len();
@@ -217,7 +243,7 @@ impl Pool {
         }
         if processes.stopped {
             worker.kill();
-            return Err(Fault::new(FaultCode::Draining, "shutting down"));
+            return Err(draining());
         }
         processes.all.push(worker.clone());
         Ok(worker)
@@ -228,6 +254,7 @@ impl Pool {
         let all = {
             let mut processes = self.processes();
             processes.stopped = true;
+            self.stopping.cancel();
             processes.shared.clear();
             processes.by_session.clear();
             std::mem::take(&mut processes.all)
@@ -243,4 +270,33 @@ impl Pool {
     fn processes(&self) -> MutexGuard<'_, Processes> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A process that takes turns, and the right to start others.
+type Started = (Arc<Worker>, OwnedMutexGuard<()>);
+
+/// A process that was started and that nobody has taken yet.
+struct Unclaimed {
+    started: Option<Started>,
+    pool: Arc<Pool>,
+}
+
+impl Unclaimed {
+    fn claim(mut self) -> Result<Started, Fault> {
+        self.started.take().ok_or_else(|| Fault::new(FaultCode::Internal, "internal error"))
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some((worker, _starting)) = self.started.take() {
+            self.pool.processes().shared.push(worker.clone());
+            self.pool.watch_surplus(worker);
+            self.pool.changed.notify_waiters();
+        }
+    }
+}
+
+fn draining() -> Fault {
+    Fault::new(FaultCode::Draining, "shutting down")
 }

@@ -5,11 +5,11 @@
 
 use super::lines::{self, Capabilities, Said};
 use super::pulse::Pulse;
-use super::{Program, StdioOptions};
+use super::{Program, StdioOptions, exit};
 use crate::handler::chatter::{log_line, log_lines, log_text};
 use crate::handler::outgoing::{NotSent, Outgoing};
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
-use crate::model::{Fault, FaultCode, ProcessEnd};
+use crate::model::{Fault, FaultCode};
 use crate::process::{Child, Exit, Launch, Limits, Line, LineReader, OnExit, Running, StdinFrom, Tail, launch};
 use crate::wire::handler::{PROTOCOL_VERSION, ToHandler};
 use futures_util::FutureExt;
@@ -83,7 +83,7 @@ impl Routes {
 }
 
 impl Worker {
-    /// Starts a process and waits until it takes turns.
+    /// Starts a process and waits until it takes turns. Dropped before it does, the process is killed.
     pub async fn start(
         program: &Program,
         options: &StdioOptions,
@@ -112,17 +112,20 @@ impl Worker {
         let hello = lines::write(&ToHandler::Hello { protocol: PROTOCOL_VERSION, server });
         // A process that has closed its input is about to be noticed below.
         let _ = worker.out.send(hello);
+        let mut unready = Unready(Some(&worker));
         let mut ready = worker.ready.subscribe();
         let became_ready = async { ready.wait_for(|ready| *ready).await.is_ok() };
         let failed = tokio::select! {
             biased;
-            _ = became_ready => return Ok(worker),
+            _ = became_ready => {
+                unready.0 = None;
+                return Ok(worker.clone());
+            }
             exit = worker.ended() => worker.start_fault(&exit),
             () = tokio::time::sleep(options.start_timeout) => {
                 unavailable(format!("the handler did not say ready within {:?}", options.start_timeout))
             }
         };
-        worker.kill();
         Err(failed)
     }
 
@@ -442,29 +445,11 @@ impl Worker {
     }
 
     fn exit_fault(&self, exit: &Exit) -> Fault {
-        let (message, exit_code, signal) = match exit {
-            Exit::Code(code) => (format!("Handler process exited with code {code}"), Some(*code), None),
-            Exit::Signal(signal) => (format!("Handler process was ended by signal {signal}"), None, Some(*signal)),
-            Exit::NotStarted(_) => ("the handler could not be started".to_owned(), None, None),
-            Exit::Lost => ("Handler process was lost".to_owned(), None, None),
-        };
-        let stderr_tail = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
-        let mut fault = Fault::new(FaultCode::HandlerExited, message);
-        fault.process = Some(ProcessEnd { exit_code, signal, stderr_tail });
-        fault
+        exit::fault(exit, self.stderr.lock().unwrap_or_else(PoisonError::into_inner).text())
     }
 
     fn start_fault(&self, exit: &Exit) -> Fault {
-        let mut fault = self.exit_fault(exit);
-        fault.code = FaultCode::HandlerUnavailable;
-        fault.detail = Some(match (self.broken.get(), exit) {
-            (Some(message), _) => message.clone(),
-            (None, Exit::NotStarted(error)) => error.to_string(),
-            (None, Exit::Code(code)) => format!("the handler exited with code {code} before it was ready"),
-            (None, _) => "the handler ended before it was ready".to_owned(),
-        });
-        "the handler could not be started".clone_into(&mut fault.message);
-        fault
+        exit::before_ready(self.exit_fault(exit), exit, self.broken.get().cloned())
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
@@ -485,6 +470,17 @@ impl Drop for Held<'_> {
             self.worker.routes().remove(&self.id);
             self.worker.retired.store(true, Ordering::Release);
             self.worker.end_if_unused();
+        }
+    }
+}
+
+/// A process that is started, while somebody waits for it.
+struct Unready<'a>(Option<&'a Arc<Worker>>);
+
+impl Drop for Unready<'_> {
+    fn drop(&mut self) {
+        if let Some(worker) = self.0 {
+            worker.kill();
         }
     }
 }
