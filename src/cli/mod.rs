@@ -3,22 +3,30 @@
 //! Owns the runtime that turns run on, and how a failure becomes a sentence and an exit code.
 
 mod agent;
+mod attach;
 mod chat;
 mod demo;
+mod dispatch;
+mod list;
 mod memory;
 mod mock;
 mod run;
 mod schema;
 mod screen;
 mod serve;
+mod servers;
 mod sidecar;
+mod template;
 mod terminal;
 mod typed;
 
-use crate::config::{Command, CommandLine, ConfigError};
+use crate::config::{Command, CommandLine, ConfigError, DaemonCommand, DaemonLine, StartedAs};
 use clap::Parser;
 use clap::error::ErrorKind;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tokio::runtime::Runtime;
 
 /// Stopped as asked, or did what was asked.
 const OK: u8 = 0;
@@ -33,11 +41,20 @@ const DIFFERED: u8 = 4;
 /// Stopped by Ctrl+C.
 const INTERRUPTED: u8 = 130;
 
-/// Parses the arguments and does what they say.
+/// Parses the arguments and does what they say. Which program it is, its name says.
 #[must_use]
 pub fn main() -> ExitCode {
     memory::settle();
-    let line = match CommandLine::try_parse() {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    let name = name.as_deref().and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default();
+    let line = match name {
+        "agentd" => {
+            let words = DaemonLine::words(std::env::args_os());
+            DaemonLine::try_parse_from(words).map(|line| Line::Daemon(Box::new(line)))
+        }
+        _ => CommandLine::try_parse().map(|line| Line::Turnhost(Box::new(line))),
+    };
+    let line = match line {
         Ok(line) => line,
         Err(error) => {
             let wanted = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
@@ -46,18 +63,13 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if wanted { OK } else { USAGE });
         }
     };
-    let command = line.command.unwrap_or_else(|| Command::Serve(Box::new(line.serve)));
     let runtime = match main_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return cannot(&format!("no runtime: {error}")),
     };
-    let code = match command {
-        Command::Serve(flags) => serve::serve(&runtime, *flags),
-        Command::Run(flags) => run::run(&runtime, &flags),
-        Command::Chat(flags) => chat::chat(&runtime, &flags),
-        Command::Mock(flags) => mock::mock(&runtime, &flags),
-        Command::Demo => demo::demo(&runtime),
-        Command::Schema => Ok(schema::schema()),
+    let code = match line {
+        Line::Turnhost(line) => turnhost(&runtime, *line),
+        Line::Daemon(line) => daemon(&runtime, *line),
     };
     // A handler written in Rust may have left a blocking task behind; it must not keep the process.
     runtime.shutdown_background();
@@ -67,13 +79,44 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The words of one of the programs that this one is.
+enum Line {
+    Turnhost(Box<CommandLine>),
+    Daemon(Box<DaemonLine>),
+}
+
+fn turnhost(runtime: &Runtime, line: CommandLine) -> Result<u8, ConfigError> {
+    let started_as = StartedAs::Turnhost;
+    match line.command.unwrap_or_else(|| Command::Serve(Box::new(line.serve))) {
+        Command::Serve(flags) => serve::serve(runtime, flags.into_config()?),
+        Command::Run(flags) => run::run(runtime, &flags),
+        Command::Chat(flags) => chat::chat(runtime, &flags),
+        Command::Mock(flags) => mock::mock(runtime, &flags),
+        Command::Attach(flags) => attach::attach(runtime, flags.into_config(started_as)?),
+        Command::Sessions(flags) => list::list(runtime, &flags, started_as),
+        Command::Dispatch(flags) => dispatch::dispatch(runtime, flags.into_config(started_as)?),
+        Command::Demo => demo::demo(runtime),
+        Command::Schema => Ok(schema::schema()),
+    }
+}
+
+fn daemon(runtime: &Runtime, line: DaemonLine) -> Result<u8, ConfigError> {
+    let started_as = StartedAs::Daemon;
+    match line.command {
+        None => serve::serve(runtime, line.flags.into_config()?),
+        Some(DaemonCommand::Attach(flags)) => attach::attach(runtime, flags.into_config(started_as)?),
+        Some(DaemonCommand::Sessions(flags)) => list::list(runtime, &flags, started_as),
+        Some(DaemonCommand::Dispatch(flags)) => dispatch::dispatch(runtime, flags.into_config(started_as)?),
+    }
+}
+
 fn cannot(text: &str) -> ExitCode {
     eprintln!("Error: {text}");
     ExitCode::from(CANNOT)
 }
 
 /// The runtime that turns run on. One thread serves two cores best: the HTTP workers have threads of their own.
-fn main_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+fn main_runtime() -> std::io::Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads((cores / 2).clamp(1, 8))

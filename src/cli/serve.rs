@@ -4,7 +4,7 @@
 
 use super::{INTERRUPTED, OK, agent, sidecar};
 use crate::api::{Listening, Server, SessionsOptions};
-use crate::config::{ConfigError, DataConfig, ServeConfig, ServeFlags};
+use crate::config::{ConfigError, DataConfig, ServeConfig};
 use crate::process;
 use crate::redact::Redactor;
 use crate::store::{OpenError, SqliteStore};
@@ -17,8 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 /// Serves until a signal.
-pub fn serve(runtime: &Runtime, flags: ServeFlags) -> Result<u8, ConfigError> {
-    let config = flags.into_config()?;
+pub fn serve(runtime: &Runtime, config: ServeConfig) -> Result<u8, ConfigError> {
     let own = agent::own_secrets(&config.agent, config.token.as_ref());
     let _log = telemetry::start(&config.agent.log, own.clone()).map_err(ConfigError)?;
     #[cfg(feature = "failpoints")]

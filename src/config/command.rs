@@ -4,18 +4,18 @@
 
 use super::agent::{AgentConfig, AgentFlags};
 use super::caller::{ChatFlags, MockFlags};
-use super::{ConfigError, ServeFlags};
+use super::{AttachFlags, ConfigError, DispatchFlags, ServeFlags, SessionsListFlags};
 use clap::{Args, Parser, Subcommand};
 
 /// Runs an agent's turns inside a sandbox: one binary, several host protocols, handlers in any language.
 #[derive(Debug, Parser)]
 #[command(name = "turnhost", version, args_override_self = true, args_conflicts_with_subcommands = true)]
 #[command(
-    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost chat [options]\n       turnhost mock dari|runtimeuse --url URL [options]\n       turnhost demo\n       turnhost schema"
+    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost chat [options]\n       turnhost attach [options] ID\n       turnhost sessions [options]\n       turnhost dispatch --config FILE [options]\n       turnhost mock dari|runtimeuse --url URL [options]\n       turnhost demo\n       turnhost schema"
 )]
 #[command(
-    after_help = "Exit codes: 0 stopped as asked, 1 cannot start or go on, 2 wrong usage, 3 the turn failed (run, chat), \
-                        4 something differed from the contract (demo, mock), 130 stopped by Ctrl+C."
+    after_help = "Exit codes: 0 stopped as asked, 1 cannot start or go on, or the session failed (attach, dispatch), \
+                        2 wrong usage, 3 the turn failed (run, chat), 4 something differed from the contract (demo, mock), 130 stopped by Ctrl+C."
 )]
 pub struct CommandLine {
     /// What to do; `serve` when nothing is named.
@@ -37,6 +37,12 @@ pub enum Command {
     Chat(Box<ChatFlags>),
     /// Play a host against a running server, line by line, with faults if asked to
     Mock(Box<MockFlags>),
+    /// Show a session of a running server as it goes on, and talk to its agent
+    Attach(Box<AttachFlags>),
+    /// List the sessions of a running server
+    Sessions(Box<SessionsListFlags>),
+    /// Start a session that a file describes, print its log, wait for its end
+    Dispatch(Box<DispatchFlags>),
     /// Start a server, play the hosts against it, show what each saw; needs no key and no network
     Demo,
     /// Print the JSON Schema of every wire

@@ -6,8 +6,10 @@ mod agent;
 mod agents;
 mod caller;
 mod claude;
+mod client;
 mod codex;
 mod command;
+mod daemon;
 mod data;
 mod openai;
 mod program;
@@ -18,7 +20,11 @@ mod work;
 
 pub use agent::{Agent, AgentConfig, AgentFlags};
 pub use caller::{Chaos, ChatFlags, Host, MockFlags};
+pub use client::{
+    AttachConfig, AttachFlags, DispatchConfig, DispatchFlags, ServerConfig, SessionsListFlags, StartedAs,
+};
 pub use command::{Command, CommandLine, RunFlags};
+pub use daemon::{DaemonCommand, DaemonLine};
 pub use data::DataConfig;
 pub use program::{HandlerProgram, Language};
 pub use serve::{ServeConfig, ServeFlags};

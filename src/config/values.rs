@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The port when nobody names one.
-const DEFAULT_PORT: u16 = 8080;
+pub const DEFAULT_PORT: u16 = 8080;
 
 pub fn variable<'a>(environment: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
     environment.get(std::ffi::OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
@@ -46,7 +46,18 @@ pub fn host(text: &str) -> Result<Vec<IpAddr>, ConfigError> {
 
 /// The token from its file, else from the environment; never from an argument, which every process can read.
 pub fn token(file: Option<&Path>, environment: &BTreeMap<OsString, OsString>) -> Result<Option<Secret>, ConfigError> {
-    let Some(file) = file else { return Ok(variable(environment, "TURNHOST_TOKEN").map(Secret::new)) };
+    secret_of(file, &["TURNHOST_TOKEN"], environment)
+}
+
+/// The same with the names of the variables, in their order.
+pub fn secret_of(
+    file: Option<&Path>,
+    names: &[&str],
+    environment: &BTreeMap<OsString, OsString>,
+) -> Result<Option<Secret>, ConfigError> {
+    let Some(file) = file.filter(|file| !file.as_os_str().is_empty()) else {
+        return Ok(names.iter().find_map(|name| variable(environment, name)).map(Secret::new));
+    };
     let text = std::fs::read_to_string(file)
         .map_err(|error| ConfigError(format!("--token-file {}: {error}", file.display())))?;
     match text.trim() {

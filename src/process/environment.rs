@@ -9,6 +9,9 @@ use std::fmt;
 /// The variable that holds the server's own token. No program ever sees it.
 pub const TOKEN_VARIABLE: &str = "TURNHOST_TOKEN";
 
+/// Its names under the server's other names.
+const OTHER_TOKENS: [&str; 2] = ["AGENTD_TOKEN", "SIDECAR_TOKEN"];
+
 /// What [`Environment::allow_listed`] lets through; the proxy variables in both cases, since programs differ in which
 /// they read.
 const ALLOWED: [&str; 21] = [
@@ -69,7 +72,8 @@ impl Environment {
     fn filtered(own: &BTreeMap<OsString, OsString>, wanted: impl Fn(&OsStr) -> bool) -> Self {
         let variables = own
             .iter()
-            .filter(|(name, _)| *name != TOKEN_VARIABLE && wanted(name))
+            .filter(|(name, _)| *name != TOKEN_VARIABLE && !OTHER_TOKENS.iter().any(|token| *name == *token))
+            .filter(|(name, _)| wanted(name))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         Self { variables }

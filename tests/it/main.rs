@@ -50,6 +50,7 @@ mod stdio_protocol;
 mod steer;
 mod stopped;
 mod surface;
+mod terminal;
 mod turn_keys;
 mod v1;
 mod v1_socket;

@@ -79,6 +79,32 @@ async fn the_calls_of_sessions_work_as_shown_port_aside() {
     assert_eq!((lines.len(), server.get(&format!("/sessions/{id}/log")).await.status), (3, 200));
 }
 
+/// The commands of the terminal, one after the other, with the file that is shown.
+#[tokio::test]
+async fn the_terminal_works_as_shown_port_aside() {
+    let server = Server::start(&["--agent", "echo"]);
+    let folder = tempfile::tempdir().unwrap();
+    let page = page("docs/sessions.md");
+    let file = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    fs::write(folder.path().join("session.yaml"), file).unwrap();
+    let run = |name: &str, id: &str| {
+        let line = page.lines().find(|line| line.starts_with(&format!("turnhost {name} "))).unwrap();
+        let line =
+            line.split('#').next().unwrap().replacen("turnhost", binary(), 1).replace(" ID ", &format!(" {id} "));
+        let line = line.replace("3000", &server.port.to_string());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]).current_dir(folder.path()).env("USER", "Mo").stdin(Stdio::null());
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run("dispatch", "").contains("\"Good morning, Mo\""));
+    let sessions = server.get("/sessions").await.json();
+    let id = sessions[0]["session_id"].as_str().unwrap();
+    assert!(run("sessions", "").contains(&format!("\n{id}  -     echo   completed")));
+    assert_eq!(run("attach", id), "[replay] Good morning, Mo\n");
+}
+
 /// The client's snippet, with the real client.
 #[tokio::test]
 async fn the_runtimeuse_client_works_as_shown_port_aside() {

@@ -3,12 +3,14 @@
 //! Every wait has a deadline; nothing is waited for by sleeping a fixed time.
 
 pub mod agents;
+pub mod bridge;
 pub mod files;
 pub mod http;
 pub mod model;
 pub mod network;
 pub mod proc;
 pub mod programs;
+pub mod pty;
 pub mod raw_http;
 pub mod raw_ws;
 pub mod root;

@@ -88,7 +88,11 @@ impl Watch {
         let (stop, most) = (watch.stop.clone(), watch.most_kib.clone());
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                most.fetch_max(private_kib(pid), Ordering::Relaxed);
+                // One that has just ended has no memory.
+                let now = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+                let now = now.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+                let now = now.and_then(|kib| kib.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+                most.fetch_max(now, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(5));
             }
         });

@@ -44,6 +44,15 @@ impl Program {
         self.stdout.so_far()
     }
 
+    /// The same for standard error.
+    pub fn complained(&self) -> String {
+        self.stderr.so_far()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         nix::sys::signal::kill(pid, signal).expect("the program runs");
