@@ -10,7 +10,7 @@ TEST_THREADS ?= 8
 
 # Programs without an extension say what they are in their first line.
 PYTHON_FILES = $(shell find handlers tests fuzz benches examples packaging -maxdepth 3 -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
-BASH_FILES = $(shell find . -maxdepth 1 -name '*.sh'; find handlers tests packaging -name '*.sh'; ls .ci/* packaging/build benches/run)
+BASH_FILES = $(shell find . -maxdepth 1 -name '*.sh'; find handlers tests packaging -name '*.sh'; ls .ci/* packaging/build packaging/test benches/run)
 NODE_FILES = $(shell find handlers tests benches -name '*.mjs' -o -name '*.cjs' -o -name '*.js')
 
 help: ## Lists the targets
@@ -26,6 +26,9 @@ test: cargo node venv agents ## Every test: units, docs, the house's shape, the 
 test-agents: cargo node venv agents ## The tests of the built-in agents and of the SDKs' handlers, with the real CLIs
 	TURNHOST_TEST_PYTHON="$(CURDIR)/.cache/venv/bin/python" \
 	  cargo test --locked --test it -- --test-threads=$(TEST_THREADS) openai:: claude codex sdk:: agents_
+
+test-dist: cargo venv ## What cargo install puts in place, seen to serve; takes a build of its own
+	@packaging/test
 
 lint: cargo node venv ## Format, clippy, syntax of the Python, JavaScript and bash files
 	@for part in fmt clippy; do \

@@ -2,7 +2,7 @@
 
     python3 packaging/pack.py PROGRAM [FOLDER]
 
-Needs nothing but Python 3.8. The same program gives the same bytes: files have the time SOURCE_DATE_EPOCH, or 1980, belong to
+Needs Python 3.8, and cargo for the licences of the crates. The same program gives the same bytes: files have the time SOURCE_DATE_EPOCH, or 1980, belong to
 root and come in one order. Name, version, licence and description are those of Cargo.toml; what a package says of the
 machine it is for is read from the program.
 """
@@ -21,6 +21,7 @@ import zipfile
 from pathlib import Path
 
 import elf
+import licences
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -56,10 +57,12 @@ class Release:
         self.time = max(int(os.environ.get("SOURCE_DATE_EPOCH", EARLIEST)), EARLIEST)
         self.npm_arch, self.debian_arch = ARCHES[self.needs.arch]
         self.out = out
+        third_party = licences.third_party(ROOT, f"{self.needs.arch}-unknown-linux-gnu").encode()
+        self.licences = {name: (ROOT / name).read_bytes() for name in ["LICENSE-APACHE", "LICENSE-MIT"]}
+        self.licences["THIRD-PARTY.txt"] = third_party
 
     def documents(self):
-        names = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"]
-        return {name: (ROOT / name).read_bytes() for name in names}
+        return {**self.licences, "README.md": (ROOT / "README.md").read_bytes()}
 
     def handlers(self):
         """The example handlers and the page on handlers; the bridges are in the program."""
@@ -70,7 +73,7 @@ class Release:
         (self.out / name).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         (self.out / f"{name}.sha256").write_text(f"{digest}  {name}\n")
-        print(f"{len(content) / 1e6:6.1f} MB  {name}")
+        print(f"{len(content) / 1e6:6.2f} MB  {name}")
 
     def tar(self, files: dict, executable=()) -> bytes:
         """A tar.gz of `files`; folders have entries of their own, which Debian asks for."""
@@ -118,8 +121,7 @@ def wheel(release: Release):
         f"Version: {version}",
         f"Summary: {release.summary}",
         f"License-Expression: {release.licence}",
-        "License-File: LICENSE-APACHE",
-        "License-File: LICENSE-MIT",
+        *(f"License-File: {name}" for name in release.licences),
         "Requires-Python: >=3.8",
         "Description-Content-Type: text/markdown",
     ]
@@ -129,8 +131,8 @@ def wheel(release: Release):
     files = {f"turnhost/{path.name}": path.read_bytes() for path in sorted(module.iterdir()) if path.is_file()}
     script = f"turnhost-{version}.data/scripts/turnhost"
     files[script] = release.program
-    for name in ["LICENSE-APACHE", "LICENSE-MIT"]:
-        files[f"{info}/licenses/{name}"] = (ROOT / name).read_bytes()
+    for name, content in release.licences.items():
+        files[f"{info}/licenses/{name}"] = content
     files[f"{info}/METADATA"] = ("\n".join(head) + "\n\n" + readme).encode()
     files[f"{info}/WHEEL"] = ("\n".join(about) + "\n").encode()
     record = []
@@ -157,9 +159,11 @@ def npm(release: Release):
     command = {"name": "turnhost", **about, "description": release.summary, "os": ["linux"], "bin": {"turnhost": "turnhost.sh"},
                "files": ["turnhost.sh"], "preferUnplugged": True,
                "optionalDependencies": {program["name"]: release.version}}
-    documents = release.documents()
-    for package, content in [(command, {"turnhost.sh": (HERE / "npm" / "turnhost.sh").read_bytes()}),
-                             (program, {"turnhost": release.program})]:
+    own = {name: content for name, content in release.documents().items() if name != "THIRD-PARTY.txt"}
+    for package, content, documents in [
+        (command, {"turnhost.sh": (HERE / "npm" / "turnhost.sh").read_bytes()}, own),
+        (program, {"turnhost": release.program}, release.documents()),
+    ]:
         files = {"package.json": (json.dumps(package, indent=2) + "\n").encode(), **content, **documents}
         packed = release.tar({f"package/{name}": content for name, content in files.items()}, {"package/turnhost"})
         release.write(f"{package['name'].replace('@', '').replace('/', '-')}-{release.version}.tgz", packed)
@@ -169,7 +173,7 @@ def debian(release: Release):
     version = release.version.replace("-", "~")
     documents = release.documents()
     copyright = f"turnhost is free software under {release.licence}.\n\n".encode()
-    copyright += documents["LICENSE-MIT"] + b"\n" + documents["LICENSE-APACHE"]
+    copyright += b"\n".join(release.licences[name] for name in ["LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY.txt"])
     files = {"usr/bin/turnhost": release.program, "usr/share/doc/turnhost/copyright": copyright,
              "usr/share/doc/turnhost/README.md": documents["README.md"]}
     files.update({f"usr/share/turnhost/{name}": content for name, content in release.handlers().items()})

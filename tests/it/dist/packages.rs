@@ -51,8 +51,17 @@ async fn the_tarball() {
     let mut unpack = place.command("tar");
     unpack.arg("-xzf").arg(file("turnhost-", ".tar.gz"));
     place.run(unpack).await;
-    assert_eq!(names(&place.path(".")), ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "handlers", "home", "turnhost"]);
+    assert_eq!(
+        names(&place.path(".")),
+        ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "THIRD-PARTY.txt", "handlers", "home", "turnhost"]
+    );
     assert_eq!(names(&place.path("handlers")), names(&repository("handlers")));
+    // What is in the program is named with its licence; what is in the tests alone is not.
+    let others = fs::read_to_string(place.path("THIRD-PARTY.txt")).unwrap();
+    assert!(
+        others.contains("\nactix-web 4.") && others.contains("\nring 0.") && others.contains("Permission is hereby")
+    );
+    assert!(!others.contains("\nproptest ") && !others.contains("\nserde_derive "));
     let mut program = place.command(place.path("turnhost"));
     program.env_clear();
     serves(program).await;
