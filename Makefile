@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test test-agents test-dist dist deny lint fmt fuzz bench soak clean-cache venv agents cargo node
+.PHONY: help test test-agents schema test-dist dist deny lint fmt fuzz bench soak clean-cache venv agents cargo node
 
 # Most tests wait for a child process most of the time.
 TEST_THREADS ?= 8

@@ -8,6 +8,7 @@ mod dari;
 mod hangup;
 mod health;
 mod metrics;
+pub mod openapi;
 mod problem;
 mod routes;
 mod runtimeuse;

@@ -3,7 +3,7 @@
 //! Owns DESIGN section 4's table of paths, and the gate every request but `/health` passes.
 
 use super::auth::Denied;
-use super::{Protocol, Runtime, dari, health, metrics, problem, runtimeuse, sessions, v1, websocket};
+use super::{Protocol, Runtime, dari, health, metrics, openapi, problem, runtimeuse, sessions, v1, websocket};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
@@ -86,6 +86,13 @@ pub fn configure(config: &mut web::ServiceConfig, runtime: &Runtime) {
             web::resource("/v1/turns/{turn}/input")
                 .route(web::post().to(v1::input))
                 .default_service(web::to(|| std::future::ready(v1::not_allowed("POST")))),
+        );
+    }
+    if runtime.serves(Protocol::V1) {
+        config.service(
+            web::resource("/openapi.json")
+                .route(web::get().to(openapi::page))
+                .default_service(web::to(|| std::future::ready(v1::not_allowed("GET")))),
         );
     }
     if runtime.serves(Protocol::Metrics) {

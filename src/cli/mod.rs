@@ -10,6 +10,7 @@ mod dispatch;
 mod list;
 mod memory;
 mod mock;
+mod options;
 mod run;
 mod schema;
 mod screen;
@@ -96,7 +97,8 @@ fn turnhost(runtime: &Runtime, line: CommandLine) -> Result<u8, ConfigError> {
         Command::Sessions(flags) => list::list(runtime, &flags, started_as),
         Command::Dispatch(flags) => dispatch::dispatch(runtime, flags.into_config(started_as)?),
         Command::Demo => demo::demo(runtime),
-        Command::Schema => Ok(schema::schema()),
+        Command::Schema { options: Some(path), .. } => options::write(&path),
+        Command::Schema { dir, .. } => schema::schema(dir.as_deref()),
     }
 }
 

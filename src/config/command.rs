@@ -45,8 +45,15 @@ pub enum Command {
     Dispatch(Box<DispatchFlags>),
     /// Start a server, play the hosts against it, show what each saw; needs no key and no network
     Demo,
-    /// Print the JSON Schema of every wire
-    Schema,
+    /// Print the JSON Schema of every wire, and our HTTP as OpenAPI
+    Schema {
+        /// Writes a file for each wire into this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<std::path::PathBuf>,
+        /// Writes the page of all options to this file instead
+        #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+        options: Option<std::path::PathBuf>,
+    },
 }
 
 /// The options of `run`.

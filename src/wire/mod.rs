@@ -4,6 +4,7 @@ pub mod chat;
 pub mod claude;
 pub mod codex;
 pub mod dari;
+pub mod described;
 pub mod dispatch;
 pub mod handler;
 pub mod openai;

@@ -5,6 +5,7 @@
 use crate::json;
 use crate::model::{Answer, Ending, Entry, Outcome, Seq, StateChange, What};
 use crate::wire::record::EventRecord;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 /// `POST /v1/sessions/:id/turns`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTurn<'a> {
     /// The user's text.
@@ -25,9 +26,11 @@ pub struct NewTurn<'a> {
     pub model: Option<String>,
     /// `{"type":"json_schema","schema":{…}}`
     #[serde(borrow, default)]
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub output_format: Option<&'a RawValue>,
     /// Absent: the session's own. `null`: none.
     #[serde(borrow, default, deserialize_with = "even_null")]
+    #[schemars(with = "Option<serde_json::Value>")]
     pub state: Option<&'a RawValue>,
     /// What the agent sees in its environment.
     #[serde(default)]
@@ -37,6 +40,7 @@ pub struct NewTurn<'a> {
     pub secrets: Vec<String>,
     /// The caller's own, an object.
     #[serde(borrow, default)]
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub metadata: Option<&'a RawValue>,
     /// A limit on the whole turn.
     #[serde(default)]
@@ -55,7 +59,7 @@ pub struct PromisedTurn<'a> {
 }
 
 /// `POST /v1/turns/:id/input`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewInput {
     /// The user's text.

@@ -24,6 +24,7 @@ mod codex;
 mod codex_states;
 mod command_line;
 mod commands;
+mod contracts;
 mod crash;
 mod dari;
 mod dist;

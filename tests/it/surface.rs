@@ -26,7 +26,6 @@ const KEPT_FREE: &[&str] = &[
     "/responses",
     "/acp",
     "/agui",
-    "/openapi.json",
     "/ui",
     "/ui/index.html",
 ];
