@@ -27,6 +27,10 @@ test-agents: cargo node venv agents ## The tests of the built-in agents and of t
 	TURNHOST_TEST_PYTHON="$(CURDIR)/.cache/venv/bin/python" \
 	  cargo test --locked --test it -- --test-threads=$(TEST_THREADS) openai:: claude codex sdk:: agents_
 
+schema: cargo ## Writes schema/ anew, and docs/options.md: what is committed must be what the program says
+	cargo run --locked --quiet -- schema --dir schema
+	cargo run --locked --quiet -- schema --options docs/options.md
+
 test-dist: cargo venv ## What cargo install puts in place, seen to serve; takes a build of its own
 	@packaging/test
 

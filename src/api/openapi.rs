@@ -107,7 +107,7 @@ impl Operation {
         self.json("default", "It was not done: why.", shape)
     }
 
-    fn is_open(mut self) -> Self {
+    fn without_token(mut self) -> Self {
         self.0["security"] = json!([]);
         self
     }
@@ -172,7 +172,7 @@ fn server(s: &mut Shapes) -> Paths {
         Operation::new("server", method, "How the server stands. Needs no token.")
             .json("200", "It takes turns.", shape.clone())
             .json("503", "It does not, since it stops or is parked.", shape)
-            .is_open()
+            .without_token()
     };
     let (get, head) = (health(s, "health"), health(s, "healthHead"));
     path(&mut all, "/health", [("get", get), ("head", head)]);
