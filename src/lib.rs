@@ -52,7 +52,7 @@ pub mod wire;
 
 pub use api::{
     Access, AccessError, AgentKind, ApiLimits, DariOptions, Listening, Protocol, RequestLimits, Server, ServerBuilder,
-    ServerError, SessionsOptions, Stalls,
+    ServerError, SessionsOptions, SidecarOnly, Stalls,
 };
 pub use artifact::download::DownloadLimits;
 pub use artifact::handout::HandoutLimits;

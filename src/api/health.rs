@@ -11,7 +11,11 @@ use serde_json::{Value, json};
 /// Answers a health check; `HEAD` gets the same without the body.
 pub async fn health(runtime: web::Data<Runtime>) -> HttpResponse {
     let ok = runtime.engine.takes_turns().is_ok();
-    let body = if runtime.is_dari_only() { json!({"ok": ok}) } else { report(&runtime) };
+    let body = match runtime.sessions.sidecar_health() {
+        Some(body) => body,
+        None if runtime.is_dari_only() => json!({"ok": ok}),
+        None => report(&runtime),
+    };
     let mut answer = if ok { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     answer.insert_header((header::CACHE_CONTROL, "no-store"));
     answer.json(body)

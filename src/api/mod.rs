@@ -24,7 +24,7 @@ pub use dari::{DariOptions, Events as DariEvents};
 #[cfg(any(fuzzing, test))]
 pub use runtimeuse::fuzz_message;
 pub use server::{Listening, Server, ServerBuilder, ServerError};
-pub use sessions::{AgentKind, SessionsOptions, Stalls};
+pub use sessions::{AgentKind, SessionsOptions, SidecarOnly, Stalls};
 
 use crate::engine::Engine;
 use std::collections::BTreeSet;

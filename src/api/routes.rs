@@ -53,7 +53,7 @@ pub fn configure(config: &mut web::ServiceConfig, runtime: &Runtime) {
         }
     }
     if runtime.serves(Protocol::Sessions) {
-        sessions::configure(config);
+        sessions::configure(config, runtime.sessions.is_sidecar_only());
     }
     if runtime.serves(Protocol::V1) {
         config.service(
@@ -131,7 +131,9 @@ async fn everything_else(request: HttpRequest, payload: web::Payload, runtime: w
             return runtimeuse::upgrade_required();
         }
     }
-    if runtime.is_dari_only() {
+    if runtime.sessions.is_sidecar_only() {
+        HttpResponse::NotFound().content_type("text/plain; charset=utf-8").body("404 page not found\n")
+    } else if runtime.is_dari_only() {
         problem::detail(StatusCode::NOT_FOUND, "not found")
     } else {
         problem::error(StatusCode::NOT_FOUND, "not found")

@@ -84,6 +84,7 @@ pub struct Server(ServerBuilder);
 
 /// A server that accepts connections.
 pub struct Listening {
+    runtime: web::Data<Runtime>,
     engine: Engine,
     handle: ServerHandle,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -151,6 +152,7 @@ impl Server {
             stopping: stopping.clone(),
         });
         drop(engine.spawn(v1::resume(runtime.clone())));
+        let shared = runtime.clone();
         let mut server = HttpServer::new(move || {
             let runtime = runtime.clone();
             App::new()
@@ -177,7 +179,17 @@ impl Server {
         let server = server.run();
         let handle = server.handle();
         let serving = tokio::spawn(server);
-        Ok(Listening { engine, handle, serving, stopping, tasks, grace: builder.grace, handler, address })
+        Ok(Listening {
+            runtime: shared,
+            engine,
+            handle,
+            serving,
+            stopping,
+            tasks,
+            grace: builder.grace,
+            handler,
+            address,
+        })
     }
 }
 
@@ -236,6 +248,12 @@ impl Listening {
                 Err(error) => Err(ServerError::Handler(format!("the handler could not be started: {error}"))),
             }
         }
+    }
+
+    /// Comes back when a server that is a sidecar and nothing else has done its work; any other never does.
+    pub fn is_done(&self) -> impl Future<Output = ()> + use<> {
+        let runtime = self.runtime.clone();
+        async move { runtime.sessions.is_done().await }
     }
 
     /// Resolves when the HTTP server ends without being asked to.

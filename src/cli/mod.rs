@@ -21,7 +21,7 @@ mod template;
 mod terminal;
 mod typed;
 
-use crate::config::{Command, CommandLine, ConfigError, DaemonCommand, DaemonLine, StartedAs};
+use crate::config::{Command, CommandLine, ConfigError, DaemonCommand, DaemonLine, SidecarLine, StartedAs};
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsStr;
@@ -53,6 +53,7 @@ pub fn main() -> ExitCode {
             let words = DaemonLine::words(std::env::args_os());
             DaemonLine::try_parse_from(words).map(|line| Line::Daemon(Box::new(line)))
         }
+        "agentruntime-sidecar" => SidecarLine::try_parse().map(|_| Line::Sidecar),
         _ => CommandLine::try_parse().map(|line| Line::Turnhost(Box::new(line))),
     };
     let line = match line {
@@ -71,6 +72,7 @@ pub fn main() -> ExitCode {
     let code = match line {
         Line::Turnhost(line) => turnhost(&runtime, *line),
         Line::Daemon(line) => daemon(&runtime, *line),
+        Line::Sidecar => sidecar::alone().and_then(|config| serve::serve(&runtime, config)),
     };
     // A handler written in Rust may have left a blocking task behind; it must not keep the process.
     runtime.shutdown_background();
@@ -84,6 +86,7 @@ pub fn main() -> ExitCode {
 enum Line {
     Turnhost(Box<CommandLine>),
     Daemon(Box<DaemonLine>),
+    Sidecar,
 }
 
 fn turnhost(runtime: &Runtime, line: CommandLine) -> Result<u8, ConfigError> {

@@ -54,7 +54,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
     let agentruntime = SessionsOptions {
         data_dir: config.sessions.data_dir.filter(|folder| refused.as_ref().is_none_or(|refused| folder != refused)),
         agents: agent::offered(&config.agent, &config.agents),
-        sidecar: sidecar::request(&config.agent)?,
+        sidecar: sidecar::request(&config.agent, config.sessions.alone.as_ref())?,
         stalls: sidecar::stalls(&config.agent)?,
         ..config.sessions
     };
@@ -86,7 +86,8 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
     announce(&listening);
     let ended = {
         let started = listening.start_handler();
-        tokio::pin!(started, orphaned);
+        let done = listening.is_done();
+        tokio::pin!(started, orphaned, done);
         let mut loading = true;
         loop {
             tokio::select! {
@@ -95,6 +96,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
                     Err(error) => break Err(error),
                 },
                 which = signals.next() => break Ok(which),
+                () = &mut done => break Ok(Which::Terminate),
                 () = &mut orphaned => break Ok(Which::Terminate),
                 error = listening.ended() => break Err(error),
             }

@@ -1,10 +1,10 @@
 //! What the sidecar's own variables ask for, as a request for a session of the server's agent.
 //!
-//! Owns the meaning of `AGENT_PROMPT`, `AGENT_CONFIG`, `SESSION_ID` and `TASK_ID`.
+//! Owns the meaning of `AGENT_CMD`, `AGENT_PROMPT`, `AGENT_CONFIG`, `SESSION_ID` and `TASK_ID`.
 
 use super::agent;
-use crate::api::Stalls;
-use crate::config::{AgentConfig, ConfigError};
+use crate::api::{SidecarOnly, Stalls};
+use crate::config::{self, AgentConfig, ConfigError, ServeConfig};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -13,6 +13,26 @@ use std::time::Duration;
 
 /// Variables that mean something to an agent: a sidecar that a user starts by hand passes its own on.
 const OF_AGENTS: [&str; 4] = ["ANTHROPIC_", "OPENAI_", "CODEX_", "CLAUDE_CODE_"];
+
+/// What the sidecar's own program serves: the agent that `AGENT_CMD` names.
+pub fn alone() -> Result<ServeConfig, ConfigError> {
+    let given = config::agent_command()?;
+    let words: Vec<String> = serde_json::from_str(&given)
+        .map_err(|error| ConfigError(format!("AGENT_CMD: expected a JSON array of strings: {error}")))?;
+    let Some(program) = words.first().filter(|program| !program.is_empty()) else {
+        return Err(ConfigError("AGENT_CMD: the array names no program".to_owned()));
+    };
+    let name = program.rsplit('/').next().unwrap_or_default();
+    let Some(agent) = ["claude", "codex"].into_iter().find(|agent| name.contains(agent)) else {
+        return Err(ConfigError(format!(
+            "AGENT_CMD: {name} is neither claude nor codex; other programs are not driven yet"
+        )));
+    };
+    if words.len() > 1 {
+        eprintln!("note: AGENT_CMD: what stands behind the program is not used");
+    }
+    config::sidecar(agent, program)
+}
 
 /// `AGENT_CONFIG`
 fn own(config: &AgentConfig) -> Result<Map<String, Value>, ConfigError> {
@@ -39,7 +59,7 @@ pub fn stalls(config: &AgentConfig) -> Result<Stalls, ConfigError> {
 }
 
 /// The body of a request for the sidecar's session.
-pub fn request(config: &AgentConfig) -> Result<String, ConfigError> {
+pub fn request(config: &AgentConfig, alone: Option<&SidecarOnly>) -> Result<String, ConfigError> {
     let variable = |name: &str| variable(config, name);
     let own = own(config)?;
     let prompt = variable("AGENT_PROMPT");
@@ -62,7 +82,7 @@ pub fn request(config: &AgentConfig) -> Result<String, ConfigError> {
     let team = team
         .map(|name| json!({"name": name, "agent_name": given("team_agent_name"), "agent_id": given("team_agent_id")}));
     let request = json!({
-        "agent": agent::name(&config.agent),
+        "agent": alone.map_or_else(|| agent::name(&config.agent), |alone| alone.agent.clone()),
         "interactive": prompt.is_empty(),
         "prompt": prompt,
         "session_id": session_id,

@@ -40,6 +40,7 @@ pub fn options(
         agents: Vec::new(),
         sidecar: String::new(),
         stalls: Stalls::default(),
+        alone: None,
         max_sessions: number("--max-sessions", &flags.max_sessions)?,
         log_max_age: optional_duration("--log-max-age", &flags.log_max_age)?,
         log_max_bytes: Some(size("--log-max-bytes", &flags.log_max_bytes)?).filter(|most| *most > 0),

@@ -33,9 +33,9 @@ use serde_json::{Value, json};
 use session::Session;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 /// The largest body of a new session.
 const BODY: usize = 32 << 20;
@@ -63,6 +63,17 @@ pub struct SessionsOptions {
     pub sidecar: String,
     /// What the silence of a running turn leads to.
     pub stalls: Stalls,
+    /// Nothing but the sidecar is served.
+    pub alone: Option<SidecarOnly>,
+}
+
+/// A server that is a sidecar and nothing else.
+#[derive(Debug, Clone)]
+pub struct SidecarOnly {
+    /// Its agent.
+    pub agent: String,
+    /// How long it stays when its agent has ended, from the last connection on.
+    pub cleanup: Duration,
 }
 
 /// What the silence of a running turn leads to. `None`: nothing.
@@ -109,6 +120,10 @@ pub struct Sessions {
     book: Book,
     /// The session of the sidecar, once somebody has connected to it.
     sidecar: OnceCell<Arc<Session>>,
+    /// Connections to the sidecar so far.
+    callers: watch::Sender<u64>,
+    /// Why its agent could not be started.
+    unstarted: OnceLock<String>,
 }
 
 impl Sessions {
@@ -116,12 +131,23 @@ impl Sessions {
     pub fn open(options: SessionsOptions) -> Self {
         let limits = book::Limits { max_age: options.log_max_age, max_bytes: options.log_max_bytes };
         let book = Book::open(options.data_dir.as_deref(), limits);
-        Self { options, book, sidecar: OnceCell::new() }
+        Self { options, book, ..Self::closed(SessionsOptions::default()) }
     }
 
     /// Where the protocol is not served: nothing is touched.
     pub fn closed(options: SessionsOptions) -> Self {
-        Self { options, book: Book::default(), sidecar: OnceCell::new() }
+        Self {
+            options,
+            book: Book::default(),
+            sidecar: OnceCell::new(),
+            callers: watch::Sender::new(0),
+            unstarted: OnceLock::new(),
+        }
+    }
+
+    /// Whether nothing but the sidecar is served.
+    pub fn is_sidecar_only(&self) -> bool {
+        self.options.alone.is_some()
     }
 
     /// Whether this agent may be named.
@@ -135,8 +161,12 @@ impl Sessions {
 }
 
 /// Puts the protocol's routes in their places.
-pub fn configure(config: &mut web::ServiceConfig) {
+pub fn configure(config: &mut web::ServiceConfig, is_sidecar_only: bool) {
     let upgrade = |path: &str| web::resource(path.to_owned()).default_service(web::to(not_found));
+    config.service(upgrade("/ws").route(web::get().to(sidecar::upgrade)));
+    if is_sidecar_only {
+        return;
+    }
     config
         .service(upgrade("/sessions").route(web::get().to(list)).route(web::post().to(create)))
         .service(upgrade("/sessions/history").route(web::get().to(history)))
@@ -150,7 +180,6 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .service(upgrade("/sessions/{id}/info").route(web::get().to(info)))
         .service(upgrade("/sessions/{id}/logs").route(web::get().to(logs)))
         .service(upgrade("/sessions/{id}/log").route(web::get().to(whole_log)).route(web::head().to(whole_log)))
-        .service(upgrade("/ws").route(web::get().to(sidecar::upgrade)))
         .service(upgrade("/ws/sessions/{id}").route(web::get().to(bridge::upgrade)));
 }
 

@@ -5,7 +5,7 @@
 use super::bridge::{context, mention, wait_for};
 use super::listen::{ASIDES, Aside, LAST_WORDS, PING, UNTAKEN, listen, upgrade as upgrade_within};
 use super::session::{Input, Session};
-use super::{begin, open, parameter};
+use super::{Sessions, begin, open, parameter};
 use crate::api::Runtime;
 use crate::api::websocket::{Messages, Upgraded};
 use crate::json;
@@ -16,6 +16,7 @@ use actix_ws::{CloseCode, Closed, Session as Socket};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -57,7 +58,12 @@ async fn serve(runtime: web::Data<Runtime>, since: Option<u64>, mut socket: Sock
         };
         starting.sessions.sidecar.get_or_try_init(start).await.cloned()
     });
-    match started.await.unwrap_or_else(|error| Err(error.to_string())) {
+    let started = started.await.unwrap_or_else(|error| Err(error.to_string()));
+    if let Err(reason) = &started {
+        let _ = runtime.sessions.unstarted.set(reason.clone());
+    }
+    runtime.sessions.callers.send_modify(|callers| *callers += 1);
+    match started {
         Ok(session) => talk(session, since, socket, messages).await,
         Err(reason) => {
             let mut lines = Vec::new();
@@ -84,6 +90,55 @@ async fn talk(session: Arc<Session>, since: Option<u64>, socket: Socket, message
         _ = &mut writing => {}
     }
     writing.abort();
+}
+
+impl Sessions {
+    /// Comes back once a server that is nothing else has had no agent and no new connection for long enough.
+    pub async fn is_done(&self) {
+        let Some(alone) = &self.options.alone else { return std::future::pending().await };
+        let mut callers = self.callers.subscribe();
+        loop {
+            callers.mark_unchanged();
+            let over = async {
+                match self.sidecar.get() {
+                    Some(session) => session.over.cancelled().await,
+                    None if self.unstarted.get().is_some() => {}
+                    None => std::future::pending().await,
+                }
+            };
+            let ending = async {
+                over.await;
+                tokio::time::sleep(alone.cleanup).await;
+            };
+            tokio::select! {
+                () = ending => return,
+                _ = callers.changed() => {}
+            }
+        }
+    }
+
+    /// How a server that is nothing else is.
+    pub fn sidecar_health(&self) -> Option<Value> {
+        let alone = self.options.alone.as_ref()?;
+        let session = self.sidecar.get();
+        let record = session.map(|session| session.record());
+        let is_running = session.is_some_and(|session| session.is_live());
+        let unstarted = self.unstarted.get().cloned();
+        let native = record.as_ref().and_then(|record| record.agent_session_id.clone());
+        // One that never came as far as to have an id.
+        let failed =
+            || record.filter(|record| record.state == "failed" && record.agent_session_id.is_none())?.error_detail;
+        let error = unstarted.or_else(failed);
+        let mut body = json!({"status": "ok", "agent_running": is_running, "agent_type": alone.agent});
+        if let Some(native) = native {
+            body["session_id"] = native.into();
+        }
+        if let Some(error) = error {
+            body["status"] = "error".into();
+            body["error_detail"] = error.into();
+        }
+        Some(body)
+    }
 }
 
 /// Does what a command says.
@@ -142,7 +197,7 @@ async fn write(
                     String::from_utf8_lossy(&piece.bytes).into_owned()
                 }
                 _ => {
-                    let data = serde_json::json!({"subtype": "gap", "from": at, "to": end.bytes});
+                    let data = json!({"subtype": "gap", "from": at, "to": end.bytes});
                     at = end.bytes;
                     let now = super::times::now();
                     format!(r#"{{"type":"system","data":{data},"offset":{at},"timestamp":{now}}}"#)

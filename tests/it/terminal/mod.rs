@@ -6,6 +6,7 @@ mod dispatch;
 mod list;
 mod lost;
 mod screen;
+mod sidecar;
 
 use crate::support::programs::{Finished, Program};
 use crate::support::{PATIENCE, Server, server_command};
