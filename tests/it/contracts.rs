@@ -60,7 +60,7 @@ impl<'a> Comparison<'a> {
     fn resolve(root: &'a Value, mut shape: &'a Value) -> (&'a Value, String) {
         let mut name = String::new();
         while let Some(target) = shape["$ref"].as_str() {
-            name = target.to_owned();
+            target.clone_into(&mut name);
             shape = root.pointer(target.trim_start_matches('#')).unwrap_or_else(|| panic!("{target} is not there"));
         }
         (shape, name)
@@ -205,6 +205,9 @@ fn what_was_released_stays() {
     assert!(seen >= 7, "only {seen} released files were found");
 }
 
+/// What somebody does to a released shape.
+type Change<'a> = &'a dyn Fn(&mut Value);
+
 /// The comparison sees what it is there for.
 #[test]
 fn a_broken_promise_is_found() {
@@ -217,10 +220,10 @@ fn a_broken_promise_is_found() {
     assert_eq!(broken(&|_| {}), Vec::<String>::new());
     let turn = |current: &mut Value| current["new_turn"]["properties"].as_object_mut().unwrap().clone();
     assert!(!turn(&mut released.clone()).is_empty());
-    let cases: [(&str, &dyn Fn(&mut Value)); 6] = [
+    let cases: [(&str, Change); 6] = [
         ("/prompt is gone", &|now| drop(now["new_turn"]["properties"].as_object_mut().unwrap().remove("prompt"))),
         ("type \"string\" became \"integer\"", &|now| {
-            now["new_turn"]["properties"]["prompt"]["type"] = json!("integer")
+            now["new_turn"]["properties"]["prompt"]["type"] = json!("integer");
         }),
         ("\"model\" became required", &|now| now["new_turn"]["required"] = json!(["prompt", "model"])),
         ("new_input is gone", &|now| drop(now.as_object_mut().unwrap().remove("new_input"))),
