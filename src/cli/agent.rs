@@ -96,10 +96,7 @@ pub fn handler(config: &AgentConfig, agent: &Agent, tasks: &TaskTracker) -> Arc<
             env,
         },
         HandlerProgram::Module { language, interpreter, module, .. } => {
-            let bridge = match language {
-                Language::JavaScript => Bridge::JAVASCRIPT,
-                Language::Python => Bridge::PYTHON,
-            };
+            let bridge = bridge_of(*language);
             Program {
                 name,
                 program: interpreter.clone().into(),
@@ -136,4 +133,19 @@ pub fn system_prompt(config: &AgentConfig) -> Result<Option<String>, ConfigError
     std::fs::read_to_string(file)
         .map(Some)
         .map_err(|error| ConfigError(format!("--system-prompt {}: {error}", file.display())))
+}
+
+const fn bridge_of(language: Language) -> Bridge {
+    match language {
+        Language::JavaScript => Bridge::JAVASCRIPT,
+        Language::Python => Bridge::PYTHON,
+    }
+}
+
+/// What loads a module.
+pub fn bridge(program: &HandlerProgram) -> Option<Bridge> {
+    match program {
+        HandlerProgram::Module { language, .. } => Some(bridge_of(*language)),
+        HandlerProgram::Stdio { .. } => None,
+    }
 }

@@ -5,6 +5,7 @@
 mod agent;
 mod attach;
 mod chat;
+mod conform;
 mod demo;
 mod dispatch;
 mod list;
@@ -37,7 +38,7 @@ const CANNOT: u8 = 1;
 const USAGE: u8 = 2;
 /// `run`, `chat`: the turn failed.
 const TURN_FAILED: u8 = 3;
-/// `demo`, `mock`: something differed from the contract.
+/// `demo`, `mock`, `conform`: something differed from the contract.
 const DIFFERED: u8 = 4;
 /// Stopped by Ctrl+C.
 const INTERRUPTED: u8 = 130;
@@ -96,6 +97,7 @@ fn turnhost(runtime: &Runtime, line: CommandLine) -> Result<u8, ConfigError> {
         Command::Run(flags) => run::run(runtime, &flags),
         Command::Chat(flags) => chat::chat(runtime, &flags),
         Command::Mock(flags) => mock::mock(runtime, &flags),
+        Command::Conform(flags) => conform::conform(runtime, &flags),
         Command::Attach(flags) => attach::attach(runtime, flags.into_config(started_as)?),
         Command::Sessions(flags) => list::list(runtime, &flags, started_as),
         Command::Dispatch(flags) => dispatch::dispatch(runtime, flags.into_config(started_as)?),

@@ -2,7 +2,7 @@
 //!
 //! Owns the options that `serve` and `run` share. Those of one agent are in a file of its own.
 
-use super::program::{self, HandlerProgram};
+use super::program::{self, HandlerProgram, Interpreters};
 use super::values::{duration, number, optional_duration};
 use super::{AGENTS, ConfigError, claude, codex, openai};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
@@ -29,10 +29,10 @@ pub struct AgentFlags {
     handler: Option<PathBuf>,
     /// The Node.js that runs JavaScript handlers; else the one on PATH
     #[arg(long, env = "TURNHOST_NODE", value_name = "PATH")]
-    pub(super) node: Option<PathBuf>,
+    node: Option<PathBuf>,
     /// The Python that runs Python handlers; else python3 on PATH
     #[arg(long, env = "TURNHOST_PYTHON", value_name = "PATH")]
-    pub(super) python: Option<PathBuf>,
+    python: Option<PathBuf>,
     /// Processes of a handler that runs one turn at a time, or that is blocked
     #[arg(
         long,
@@ -151,7 +151,10 @@ impl AgentFlags {
             None => cores.max(2),
         };
         let agent = match &self.handler {
-            Some(path) => Agent::Program(program::handler_program(path, &self, &environment)?),
+            Some(path) => {
+                let asked = Interpreters { node: self.node.as_deref(), python: self.python.as_deref() };
+                Agent::Program(program::handler_program(path, &asked, &environment)?)
+            }
             None => built_in(&self.agent)?,
         };
         let children_see = if self.clean_env {

@@ -1,4 +1,4 @@
-//! The options of commands that speak to an agent or a server as a host does: `chat`, `mock`, `conform`.
+//! The options of commands that speak to an agent or a server as a host does: `chat`, `mock`.
 //!
 //! Owns what a URL and a token of theirs may be.
 

@@ -4,6 +4,7 @@
 
 use super::agent::{AgentConfig, AgentFlags};
 use super::caller::{ChatFlags, MockFlags};
+use super::conform::ConformFlags;
 use super::{AttachFlags, ConfigError, DispatchFlags, ServeFlags, SessionsListFlags};
 use clap::{Args, Parser, Subcommand};
 
@@ -11,11 +12,11 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "turnhost", version, args_override_self = true, args_conflicts_with_subcommands = true)]
 #[command(
-    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost chat [options]\n       turnhost attach [options] ID\n       turnhost sessions [options]\n       turnhost dispatch --config FILE [options]\n       turnhost mock dari|runtimeuse --url URL [options]\n       turnhost demo\n       turnhost schema"
+    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost chat [options]\n       turnhost attach [options] ID\n       turnhost sessions [options]\n       turnhost dispatch --config FILE [options]\n       turnhost mock dari|runtimeuse --url URL [options]\n       turnhost conform URL --protocol NAME | --handler PATH [options]\n       turnhost demo\n       turnhost schema"
 )]
 #[command(
     after_help = "Exit codes: 0 stopped as asked, 1 cannot start or go on, or the session failed (attach, dispatch), \
-                        2 wrong usage, 3 the turn failed (run, chat), 4 something differed from the contract (demo, mock), 130 stopped by Ctrl+C."
+                        2 wrong usage, 3 the turn failed (run, chat), 4 something differed from the contract (demo, mock, conform), 130 stopped by Ctrl+C."
 )]
 pub struct CommandLine {
     /// What to do; `serve` when nothing is named.
@@ -37,6 +38,8 @@ pub enum Command {
     Chat(Box<ChatFlags>),
     /// Play a host against a running server, line by line, with faults if asked to
     Mock(Box<MockFlags>),
+    /// Check whether a server or a handler keeps its contract
+    Conform(Box<ConformFlags>),
     /// Show a session of a running server as it goes on, and talk to its agent
     Attach(Box<AttachFlags>),
     /// List the sessions of a running server

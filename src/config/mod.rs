@@ -9,6 +9,7 @@ mod claude;
 mod client;
 mod codex;
 mod command;
+mod conform;
 mod daemon;
 mod data;
 mod openai;
@@ -25,6 +26,7 @@ pub use client::{
     AttachConfig, AttachFlags, DispatchConfig, DispatchFlags, ServerConfig, SessionsListFlags, StartedAs,
 };
 pub use command::{Command, CommandLine, RunFlags};
+pub use conform::{ConformFlags, Subject};
 pub use daemon::{DaemonCommand, DaemonLine};
 pub use data::DataConfig;
 pub use program::{HandlerProgram, Language};

@@ -2,7 +2,7 @@
 //!
 //! Owns what a path to a handler means. Looks at the disk, starts nothing.
 
-use super::{AgentFlags, ConfigError};
+use super::ConfigError;
 use crate::process::{is_program, on_path};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -40,10 +40,18 @@ pub enum Language {
     Python,
 }
 
+/// The interpreters that were asked for.
+pub struct Interpreters<'a> {
+    /// `--node`
+    pub node: Option<&'a Path>,
+    /// `--python`
+    pub python: Option<&'a Path>,
+}
+
 /// Finds out how the handler at `path` is started.
 pub fn handler_program(
     path: &Path,
-    flags: &AgentFlags,
+    interpreters: &Interpreters<'_>,
     environment: &BTreeMap<OsString, OsString>,
 ) -> Result<HandlerProgram, ConfigError> {
     let shown = path.display();
@@ -61,11 +69,11 @@ pub fn handler_program(
         extension => return stdio_program(path, module, extension),
     };
     let (asked, name, missing) = match language {
-        Language::JavaScript => (&flags.node, "node", "running a JavaScript handler needs Node.js"),
-        Language::Python => (&flags.python, "python3", "running a Python handler needs python3"),
+        Language::JavaScript => (interpreters.node, "node", "running a JavaScript handler needs Node.js"),
+        Language::Python => (interpreters.python, "python3", "running a Python handler needs python3"),
     };
     let interpreter = match asked {
-        Some(asked) if is_program(asked) => Some(asked.clone()),
+        Some(asked) if is_program(asked) => Some(asked.to_owned()),
         Some(asked) => return Err(ConfigError(format!("{missing}: {} is not a program", asked.display()))),
         None => environment.get(OsStr::new("PATH")).and_then(|path| on_path(name, path)),
     };

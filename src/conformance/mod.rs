@@ -7,7 +7,10 @@
 //! binary; a test compares the two.
 
 pub mod dari;
+pub mod handler;
 mod report;
+pub mod runtimeuse;
+pub mod sessions;
 
 pub use report::{Finding, Place, Report, Verdict};
 
@@ -24,7 +27,12 @@ pub struct Check {
 pub const PAGE: &str = include_str!("../../docs/checks.md");
 
 /// Every check there is, by protocol, in the order in which they are made.
-pub const ALL: &[(&str, &[Check])] = &[("dari", dari::CHECKS)];
+pub const ALL: &[(&str, &[Check])] = &[
+    ("dari", dari::CHECKS),
+    ("runtimeuse", runtimeuse::CHECKS),
+    ("sessions", sessions::CHECKS),
+    ("handler", handler::CHECKS),
+];
 
 /// What the page says about a check, without its heading.
 #[must_use]

@@ -24,6 +24,7 @@ mod codex;
 mod codex_states;
 mod command_line;
 mod commands;
+mod conform;
 mod contracts;
 mod crash;
 mod dari;
