@@ -159,7 +159,7 @@ fn every_option_exists() {
     for (name, page) in pages().into_iter().filter(|(name, _)| name != "handlers/README.md" && of_commands(name)) {
         let words = page.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
         // Of other programs: cargo's and uvx's.
-        let theirs = ["--release", "--from"];
+        let theirs = ["--release", "--from", "--path"];
         let words = words.filter(|word| word.starts_with("--") && word.len() > 3 && !theirs.contains(word));
         named.extend(words.map(|word| (word.to_owned(), name.clone())));
     }
