@@ -320,7 +320,7 @@ function makeInvocation(turn, line) {
     attempt: line.attempt,
     sourceId: line.source_id ?? undefined,
     attachments: line.attachments ?? [],
-    metadata: line.metadata ?? undefined,
+    metadata: line.metadata ?? undefined, traceparent: line.traceparent ?? undefined, tracestate: line.tracestate ?? undefined,
     onInput(listener) {
       if (typeof listener !== 'function') throw new TypeError(`onInput: expected a function, got ${typeName(listener)}`);
       turn.inputListeners.push(listener);

@@ -338,7 +338,7 @@ async def in_thread(function, *args):
 def invocation_of(turn: Turn, line: dict) -> types.SimpleNamespace:
     levels = {"info": "info", "log": "info", "warning": "warn", "warn": "warn", "error": "error", "debug": "debug"}
     logger = types.SimpleNamespace(**{name: functools.partial(turn.log, level) for name, level in levels.items()})
-    given = "system_prompt output_format model env secrets state session_id attempt source_id attachments metadata"
+    given = "system_prompt output_format model env secrets state session_id attempt source_id attachments metadata traceparent tracestate"
     ours = {"turn_id": turn.id, "signal": turn.signal, "logger": logger, "on_input": turn.on_input}
     return types.SimpleNamespace(user_prompt=line["prompt"], **{name: line.get(name) for name in given.split()}, **ours)
 

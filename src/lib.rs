@@ -62,8 +62,8 @@ pub use handler::{Cancel, DynHandler, Failure, Handler, Listener, Reply, Room, S
 pub use model::{
     Answer, ArtifactFailure, Attachment, BlockId, CancelReason, Command, CommandEnd, Conflict, CutBy, CutTurn,
     Download, Ending, Entry, EnvPolicy, Event, Fault, FaultCode, Fingerprint, InvalidId, Lifetime, Limit, OnDrain,
-    Outcome, OutputStream, ProcessEnd, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, TurnRequest,
-    Usage, Watch, What, Work,
+    Outcome, OutputStream, ProcessEnd, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TraceContext, TurnId,
+    TurnRequest, Usage, Watch, What, Work,
 };
 pub use process::{Environment, run_if_asked as run_shim_if_asked};
 pub use redact::{Redactor, Secret};

@@ -14,6 +14,7 @@ mod routes;
 mod runtimeuse;
 pub mod server;
 mod sessions;
+mod trace;
 mod traffic;
 mod unread;
 mod v1;

@@ -2,9 +2,9 @@
 //!
 //! Owns what is kept of a command's output. Running a command is `process`'s business.
 
-use super::Inner;
 use super::funnel::Funnel;
-use super::turn::TurnRecord;
+use super::work::Doing;
+use crate::handler::traced;
 use crate::model::{Command, CommandEnd, CutBy, Event, Fault, FaultCode, OutputStream};
 use crate::process::{ShellCommand, ShellCut, ShellEnd, ShellOutput, ShellStream, Tail, run_shell};
 use crate::redact::Stream;
@@ -14,15 +14,11 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// A fault when it could not be run, or was stopped: how it ended is then nobody's answer.
-pub(super) async fn run(
-    engine: &Inner,
-    record: &TurnRecord,
-    funnel: &Arc<Funnel>,
-    command: &Command,
-    room: usize,
-) -> Result<CommandEnd, Fault> {
+pub(super) async fn run(doing: &Doing<'_>, command: &Command, room: usize) -> Result<CommandEnd, Fault> {
+    let (engine, record, funnel) = (doing.engine, doing.record, doing.funnel);
     let options = &engine.options.work;
-    let env = command.env.iter().fold(options.environment.clone(), |env, (name, value)| env.with(name, value.expose()));
+    let env = traced(options.environment.clone(), &doing.request);
+    let env = command.env.iter().fold(env, |env, (name, value)| env.with(name, value.expose()));
     let shell = ShellCommand {
         command: command.command.to_string(),
         cwd: command.cwd.clone().filter(|cwd| !cwd.as_os_str().is_empty()),

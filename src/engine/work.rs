@@ -145,7 +145,7 @@ impl Doing<'_> {
     }
 
     async fn command(&self, command: &Command, room: usize) -> Result<CommandEnd, Fault> {
-        commands::run(self.engine, self.record, self.funnel, command, room).await
+        commands::run(self, command, room).await
     }
 
     /// The commands that are the work: up to the first that fails, and that one.

@@ -76,6 +76,16 @@ impl Turn {
     }
 }
 
+/// Tells a program of this turn alone where that stands in its caller's trace.
+pub fn traced(env: Environment, request: &TurnRequest) -> Environment {
+    let Some(trace) = &request.trace else { return env };
+    let env = env.with("TRACEPARENT", trace.parent());
+    match trace.state() {
+        Some(state) => env.with("TRACESTATE", state),
+        None => env.without("TRACESTATE"),
+    }
+}
+
 /// What a handler returns for a turn that did not fail.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {

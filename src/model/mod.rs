@@ -10,6 +10,7 @@ mod fault;
 mod ids;
 mod json;
 mod outcome;
+mod trace;
 mod turn;
 mod work;
 
@@ -20,5 +21,6 @@ pub use fault::{ERROR_METADATA_KEYS, Fault, FaultCode, ProcessEnd};
 pub use ids::{InvalidId, Seq, SessionId, TurnId};
 pub use json::RawJson;
 pub use outcome::{Answer, CancelReason, Ending, Limit, Outcome, StateChange, ToolCall, ToolResult};
+pub use trace::TraceContext;
 pub use turn::{Attachment, Conflict, EnvPolicy, Fingerprint, Lifetime, OnDrain, Repeat, StateIn, TurnRequest};
 pub use work::{ArtifactFailure, Command, CommandEnd, CutBy, Download, Watch, Work, even_share};

@@ -1,6 +1,6 @@
 //! What an adapter asks of the engine: one turn.
 
-use super::{RawJson, SessionId, TurnId, Work};
+use super::{RawJson, SessionId, TraceContext, TurnId, Work};
 use crate::redact::Secret;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,6 +46,8 @@ pub struct TurnRequest {
     pub secrets: Vec<Secret>,
     /// The caller's own metadata, a JSON object.
     pub metadata: Option<RawJson>,
+    /// Where it stands in the caller's trace.
+    pub trace: Option<Box<TraceContext>>,
     /// A limit of the caller's on the whole turn.
     pub timeout: Option<Duration>,
     /// What SIGTERM does to it.
@@ -79,6 +81,7 @@ impl TurnRequest {
             env_policy: EnvPolicy::Inherit,
             secrets: Vec::new(),
             metadata: None,
+            trace: None,
             timeout: None,
             on_drain: OnDrain::Grace,
             tells_tools: false,

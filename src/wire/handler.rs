@@ -80,6 +80,10 @@ pub struct TurnLine<'a> {
     /// The caller's metadata.
     #[schemars(with = "Option<serde_json::Value>")]
     pub metadata: Option<&'a RawValue>,
+    /// The caller's place in its trace, as W3C Trace Context has it.
+    pub traceparent: Option<&'a str>,
+    /// What goes with it.
+    pub tracestate: Option<&'a str>,
 }
 
 /// A file or image that came with the prompt.

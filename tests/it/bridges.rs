@@ -348,7 +348,18 @@ async fn a_javascript_invocation() {
     // Those of the peer first, in its order.
     let peer = ["systemPrompt", "userPrompt", "outputFormat", "model", "env", "secrets", "signal", "logger"];
     assert_eq!(keys[..8], peer);
-    let ours = ["state", "sessionId", "turnId", "attempt", "sourceId", "attachments", "metadata", "onInput"];
+    let ours = [
+        "state",
+        "sessionId",
+        "turnId",
+        "attempt",
+        "sourceId",
+        "attachments",
+        "metadata",
+        "traceparent",
+        "tracestate",
+        "onInput",
+    ];
     assert_eq!(keys[8..], ours);
     let mut plain = shape["plain"].clone();
     assert!(plain["turnId"].take().as_str().is_some_and(|id| !id.is_empty()));
@@ -361,7 +372,7 @@ async fn a_javascript_invocation() {
     });
     assert_eq!(plain, expected);
     let types = json!({"signal": true, "logger": ["log", "warn", "error", "debug"], "onInput": "function",
-                       "undefined": ["state", "metadata"]});
+                       "undefined": ["state", "metadata", "traceparent", "tracestate"]});
     assert_eq!(shape["types"], types);
 
     // `null` and absent are undefined, not null.
@@ -369,7 +380,8 @@ async fn a_javascript_invocation() {
     {
         client.query_with("shape", more).await;
         let shape = client.terminal().await["data"]["structured_output"].clone();
-        let missing = json!(["systemPrompt", "outputFormat", "model", "env", "state", "sourceId", "metadata"]);
+        let missing = ["systemPrompt", "outputFormat", "model", "env", "state", "sourceId", "metadata"];
+        let missing = json!([&missing[..], &["traceparent", "tracestate"]].concat());
         assert_eq!((&shape["types"]["undefined"], &shape["plain"]["secrets"]), (&missing, &json!([])));
     }
 }
@@ -386,7 +398,7 @@ async fn a_python_invocation() {
         "system_prompt": "Be brief.", "user_prompt": "shape", "model": "m-1", "env": {"REGION": "eu"},
         "output_format": {"type": "json_schema", "schema": {"type": "object"}}, "secrets": ["[REDACTED]"],
         "state": null, "session_id": "shape", "turn_id": null, "attempt": 1, "source_id": "run-1", "attachments": [],
-        "metadata": null,
+        "metadata": null, "traceparent": null, "tracestate": null,
     });
     assert_eq!(plain, expected);
     let types =

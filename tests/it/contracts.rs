@@ -220,7 +220,7 @@ fn a_broken_promise_is_found() {
     assert_eq!(broken(&|_| {}), Vec::<String>::new());
     let turn = |current: &mut Value| current["new_turn"]["properties"].as_object_mut().unwrap().clone();
     assert!(!turn(&mut released.clone()).is_empty());
-    let cases: [(&str, Change); 6] = [
+    let cases: [(&str, Change<'_>); 6] = [
         ("/prompt is gone", &|now| drop(now["new_turn"]["properties"].as_object_mut().unwrap().remove("prompt"))),
         ("type \"string\" became \"integer\"", &|now| {
             now["new_turn"]["properties"]["prompt"]["type"] = json!("integer");

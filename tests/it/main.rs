@@ -53,6 +53,7 @@ mod steer;
 mod stopped;
 mod surface;
 mod terminal;
+mod trace;
 mod turn_keys;
 mod v1;
 mod v1_socket;

@@ -72,7 +72,7 @@ done
     );
     let id = serde_json::from_str::<Value>(lines[1]).unwrap()["id"].as_str().unwrap().to_owned();
     let expected = format!(
-        r#"{{"type":"turn","id":"{id}","prompt":"hi","state":null,"session_id":"s1","attempt":1,"source_id":"run-1","system_prompt":"be brief","model":"m1","output_format":{{"type":"json_schema", "schema":{{"type":"object"}}}},"output_schema":{{"type":"object"}},"attachments":[],"env":{{"A":"b"}},"secrets":["s3cret"],"metadata":null}}"#
+        r#"{{"type":"turn","id":"{id}","prompt":"hi","state":null,"session_id":"s1","attempt":1,"source_id":"run-1","system_prompt":"be brief","model":"m1","output_format":{{"type":"json_schema", "schema":{{"type":"object"}}}},"output_schema":{{"type":"object"}},"attachments":[],"env":{{"A":"b"}},"secrets":["s3cret"],"metadata":null,"traceparent":null,"tracestate":null}}"#
     );
     assert_eq!(lines[1], expected);
     // The state comes back byte for byte.

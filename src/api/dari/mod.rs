@@ -11,7 +11,7 @@ use super::body::{self, BodyError};
 use super::{Runtime, problem};
 use crate::engine::Ticket;
 use crate::json::{self, FingerprintBuilder};
-use crate::model::{Conflict, Fault, FaultCode, OnDrain, Repeat, SessionId, StateIn, TurnRequest};
+use crate::model::{Conflict, Fault, FaultCode, OnDrain, Repeat, SessionId, StateIn, TraceContext, TurnRequest};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use answer::Receipt;
@@ -94,18 +94,18 @@ impl Dari {
     }
 
     /// Reads a body as far as a turn.
-    fn prepare(&self, body: &[u8], idempotency_key: Option<String>) -> Result<Box<TurnRequest>, NoTurn> {
+    fn prepare(&self, body: &[u8], head: Head) -> Result<Box<TurnRequest>, NoTurn> {
         let text = json::check(body).map_err(|_| Refused::NotJson)?;
         let workspace = Workspace::new(&self.options.workspace);
         match input::read(text, &|attachment| workspace.resolve(attachment)) {
             Err(Malformed::NotAnObject) => Err(Refused::NotAnObject.into()),
             Err(Malformed::NoUserInput) => Err(Refused::NoUserInput.into()),
             Ok(Input::NotATurn(canned)) => Err(NoTurn::Canned(canned)),
-            Ok(Input::Turn(turn)) => Ok(Box::new(self.turn_request(turn, idempotency_key))),
+            Ok(Input::Turn(turn)) => Ok(Box::new(self.turn_request(turn, head))),
         }
     }
 
-    fn turn_request(&self, turn: UserTurn<'_>, idempotency_key: Option<String>) -> TurnRequest {
+    fn turn_request(&self, turn: UserTurn<'_>, head: Head) -> TurnRequest {
         if !turn.unknown_keys.is_empty() {
             tracing::debug!(keys = ?turn.unknown_keys, "a request has keys that nothing is known about");
         }
@@ -118,7 +118,7 @@ impl Dari {
             Cow::Owned(raw) => json::from_raw(&raw),
         });
         let asked = identity(&turn.input);
-        let repeat = match turn.message_id.or(idempotency_key) {
+        let repeat = match turn.message_id.or(head.key) {
             Some(id) => Repeat::ById { id, body: asked.finish(), conflict: Conflict::NewTurn },
             // Absent and null are the same state: none.
             None => Repeat::ByBody {
@@ -133,6 +133,7 @@ impl Dari {
         let session = SessionId::scoped("dari", turn.session.as_deref().unwrap_or("main"));
         TurnRequest {
             repeat,
+            trace: head.trace,
             attachments: turn.attachments,
             system_prompt: Some(found.text),
             state: StateIn::Given(state),
@@ -153,6 +154,13 @@ fn identity(input: &InputText<'_>) -> FingerprintBuilder {
             members.iter().fold(asked.text("members"), |asked, (name, value)| asked.text(name).json(value.get()))
         }
     }
+}
+
+/// What the head of a request says about its turn.
+struct Head {
+    /// Its name, if the body has none.
+    key: Option<String>,
+    trace: Option<Box<TraceContext>>,
 }
 
 /// Why no turn came of a request.
@@ -209,7 +217,7 @@ impl Refused {
 /// One turn: `POST` on the advance path. The turn goes on when the caller goes away and this future with it.
 pub async fn advance(request: HttpRequest, payload: web::Payload, runtime: web::Data<Runtime>) -> HttpResponse {
     let ticket = match receive(&request, payload, &runtime).await {
-        Ok((body, key)) => admit(body, key, &runtime).await,
+        Ok((body, head)) => admit(body, head, &runtime).await,
         Err(refused) => Err(refused.into()),
     };
     let ticket = match ticket {
@@ -230,12 +238,12 @@ pub async fn advance(request: HttpRequest, payload: web::Payload, runtime: web::
     }
 }
 
-/// Reads the whole body, and the key in the head that may name the request.
+/// Reads the whole body, and what the head says besides.
 async fn receive(
     request: &HttpRequest,
     payload: web::Payload,
     runtime: &web::Data<Runtime>,
-) -> Result<(Bytes, Option<String>), Refused> {
+) -> Result<(Bytes, Head), Refused> {
     let encoding = request.headers().get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refused::Encoded);
@@ -252,13 +260,13 @@ async fn receive(
     )?;
     let key = header(header::HeaderName::from_static("idempotency-key"));
     let key = key.filter(|key| (1..=256).contains(&key.len())).map(str::to_owned);
-    Ok((body, key))
+    Ok((body, Head { key, trace: super::trace::of(request.headers()) }))
 }
 
 /// Submits what a body asks for.
-async fn admit(body: Bytes, key: Option<String>, runtime: &web::Data<Runtime>) -> Result<Ticket, NoTurn> {
+async fn admit(body: Bytes, head: Head, runtime: &web::Data<Runtime>) -> Result<Ticket, NoTurn> {
     if body.len() <= LARGE_BODY_BYTES && runtime.dari.instructions.is_fresh() {
-        let turn = runtime.dari.prepare(&body, key)?;
+        let turn = runtime.dari.prepare(&body, head)?;
         let turn = match runtime.engine.submit_to_loaded(turn) {
             Ok(admitted) => return admitted.map_err(NoTurn::Fault),
             Err(turn) => turn,
@@ -274,7 +282,7 @@ async fn admit(body: Bytes, key: Option<String>, runtime: &web::Data<Runtime>) -
     let (reader, submitter) = (runtime.clone(), runtime.clone());
     // The request is complete: were its caller lost while it is read, its turn would be too if this future did it.
     let admitting = runtime.engine.spawn(async move {
-        let turn = tokio::task::spawn_blocking(move || reader.dari.prepare(&body, key)).await;
+        let turn = tokio::task::spawn_blocking(move || reader.dari.prepare(&body, head)).await;
         // Reading does not panic; were it to, this one request is refused.
         let turn = turn.unwrap_or_else(|_| Err(Refused::NotJson.into()))?;
         submitter.engine.submit(*turn).await.map_err(NoTurn::Fault)

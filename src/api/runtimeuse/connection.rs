@@ -14,7 +14,7 @@ use crate::api::hangup::Hangup;
 use crate::api::websocket::{Heard, Messages};
 use crate::artifact::handout::Handout;
 use crate::model::{
-    CancelReason, Conflict, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TurnRequest,
+    CancelReason, Conflict, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TraceContext, TurnRequest,
 };
 use crate::redact::Secret;
 use actix_web::web;
@@ -43,6 +43,8 @@ pub struct Connection {
     pub key: Option<String>,
     /// Who runs its turns, if the client has said.
     pub agent: Option<Arc<str>>,
+    /// Where the connection stands in its client's trace, and its turns with it.
+    pub trace: Option<Box<TraceContext>>,
     pub hangup: Option<Hangup>,
     /// Where a client that lost its connection wants to go on, and what it had opted in to.
     pub goes_on: Option<(Seq, Extras)>,
@@ -284,6 +286,7 @@ fn turn_request(request: Request, repeat: Repeat, connection: &Connection) -> Tu
         lifetime: connection.lifetime,
         repeat,
         agent: connection.agent.clone(),
+        trace: connection.trace.clone(),
         source_id: request.source_id,
         system_prompt: request.system_prompt,
         model: request.model,

@@ -61,7 +61,8 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
         (None, None) => (engine::draw_connection_session(), Lifetime::Connection),
     };
     let runtime = runtime.clone();
-    let connection = Connection { runtime, session, lifetime, is_going_on, key, agent, hangup, goes_on };
+    let trace = super::trace::of(request.headers());
+    let connection = Connection { runtime, session, lifetime, is_going_on, key, agent, trace, hangup, goes_on };
     // The connection lives on this worker; the turns it starts do not.
     actix_web::rt::spawn(connection.serve(socket, messages));
     response

@@ -204,12 +204,14 @@ async fn create(request: HttpRequest, payload: web::Payload, runtime: web::Data<
         }
         Err(_) => return Refusal::new(StatusCode::BAD_REQUEST, "the body did not come whole").answer(),
     };
+    let trace = super::trace::of(request.headers());
     let opening = runtime.clone();
     // The folder and the log are made off this worker, and whether the caller is still there or not.
     let opened = runtime.engine.spawn(async move {
         let opening_too = opening.clone();
         let opened = tokio::task::spawn_blocking(move || open(&body, &opening_too)).await;
-        let opened = opened.unwrap_or_else(|error| Err(broken(&error.to_string())))?;
+        let mut opened = opened.unwrap_or_else(|error| Err(broken(&error.to_string())))?;
+        opened.1.template.trace = trace;
         Ok(begin(&opening, opened))
     });
     let (session, warnings) = match opened.await {

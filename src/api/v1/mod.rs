@@ -80,7 +80,7 @@ pub async fn begin(
     };
     let id = Engine::draw_turn();
     let asked = match new_turn(session, id, key.as_deref(), &body, &runtime.limits) {
-        Ok(asked) => asked,
+        Ok(asked) => TurnRequest { trace: super::trace::of(request.headers()), ..asked },
         Err(text) => return bad(&text),
     };
     let promise = promise::words(&asked, key.as_deref(), &body);

@@ -156,6 +156,8 @@ impl Talk {
             env: None,
             secrets: Vec::new(),
             metadata: None,
+            traceparent: None,
+            tracestate: None,
         });
         let line = serde_json::to_string(&line).unwrap_or_default();
         let line = format!("{}{more}}}", line.strip_suffix('}').unwrap_or(&line));

@@ -54,7 +54,7 @@ pub struct Tools<'a> {
 
 impl<'a> Tools<'a> {
     pub fn new(agent: &'a OpenAi, turn: &Turn, sink: &'a Sink, cancel: &'a Cancel) -> Self {
-        let mut env = agent.options.environment.clone();
+        let mut env = crate::handler::traced(agent.options.environment.clone(), &turn.request);
         for (name, value) in turn.request.env.iter().flatten() {
             env = env.with(name, value.expose());
         }

@@ -271,6 +271,8 @@ pub fn turn(turn: &Turn) -> Vec<u8> {
         env: request.env.as_ref().map(|env| env.iter().map(|(name, value)| (name.as_str(), value.expose())).collect()),
         secrets: request.secrets.iter().map(crate::redact::Secret::expose).collect(),
         metadata: metadata.as_ref().map(OneLine::raw),
+        traceparent: request.trace.as_ref().map(|trace| trace.parent()),
+        tracestate: request.trace.as_ref().and_then(|trace| trace.state()),
     }))
 }
 
