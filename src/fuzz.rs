@@ -2,8 +2,9 @@
 //!
 //! Owns what must hold, in a form that needs no other program. Not part of the library anybody uses.
 
-use crate::api::fuzz_message;
+use crate::api::{fuzz_frame, fuzz_message, fuzz_request};
 use crate::artifact::unpack::{Kind, UnpackLimits};
+use crate::config::fuzz_agents;
 use crate::redact::{Redactor, Secret};
 use std::io::{Cursor, Write};
 use std::os::unix::fs::MetadataExt;
@@ -45,6 +46,23 @@ pub fn redactor(data: &[u8]) {
 /// When it is neither.
 pub fn message(data: &[u8]) {
     fuzz_message(&String::from_utf8_lossy(data));
+}
+
+/// A frame of a session's client, or a command to a sidecar, is understood or refused, in a sentence.
+///
+/// # Panics
+/// When it is neither.
+pub fn frame(data: &[u8]) {
+    fuzz_frame(&String::from_utf8_lossy(data));
+}
+
+/// The body of a request for a session, and a file of agents: understood or refused, in a sentence.
+///
+/// # Panics
+/// When it is neither.
+pub fn config(data: &[u8]) {
+    fuzz_request(data);
+    fuzz_agents(&String::from_utf8_lossy(data));
 }
 
 /// The first line is a path, the rest are rules: they are read and asked without a panic.
@@ -120,6 +138,16 @@ mod tests {
     #[test]
     fn unpack() {
         replay("unpack", super::unpack);
+    }
+
+    #[test]
+    fn frame() {
+        replay("frame", super::frame);
+    }
+
+    #[test]
+    fn config() {
+        replay("config", super::config);
     }
 
     #[test]

@@ -52,13 +52,13 @@ pub mod wire;
 
 pub use api::{
     Access, AccessError, AgentKind, ApiLimits, DariOptions, Listening, Protocol, RequestLimits, Server, ServerBuilder,
-    ServerError, SessionsOptions, SidecarOnly, Stalls,
+    ServerError, SessionsOptions, SidecarOnly, Stalls, Variables,
 };
 pub use artifact::download::DownloadLimits;
 pub use artifact::handout::HandoutLimits;
 pub use engine::{EngineOptions, LogLimits, WorkOptions};
 pub use handler::echo::{DIRECTIVES, Echo};
-pub use handler::{Cancel, DynHandler, Failure, Handler, Listener, Reply, Room, Sink, Turn, TurnOver};
+pub use handler::{Cancel, Closed, DynHandler, Failure, Handler, Listener, Reply, Room, Sink, Turn, TurnOver};
 pub use model::{
     Answer, ArtifactFailure, Attachment, BlockId, CancelReason, Command, CommandEnd, Conflict, CutBy, CutTurn,
     Download, Ending, Entry, EnvPolicy, Event, Fault, FaultCode, Fingerprint, InvalidId, Lifetime, Limit, OnDrain,

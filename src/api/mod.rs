@@ -25,7 +25,9 @@ pub use dari::{DariOptions, Events as DariEvents};
 #[cfg(any(fuzzing, test))]
 pub use runtimeuse::fuzz_message;
 pub use server::{Listening, Server, ServerBuilder, ServerError};
-pub use sessions::{AgentKind, SessionsOptions, SidecarOnly, Stalls};
+pub use sessions::{AgentKind, SessionsOptions, SidecarOnly, Stalls, Variables};
+#[cfg(any(fuzzing, test))]
+pub use sessions::{fuzz_frame, fuzz_request};
 
 use crate::engine::Engine;
 use std::collections::BTreeSet;

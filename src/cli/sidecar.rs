@@ -55,7 +55,11 @@ pub fn stalls(config: &AgentConfig) -> Result<Stalls, ConfigError> {
         Some(seconds) if seconds > 0.0 => Duration::try_from_secs_f64(seconds).ok().or(usual),
         _ => usual,
     };
-    Ok(Stalls { warning: limit("stall_warning_timeout", usual.warning), kill: limit("stall_kill_timeout", usual.kill) })
+    Ok(Stalls {
+        warning: limit("stall_warning_timeout", usual.warning),
+        kill: limit("stall_kill_timeout", usual.kill),
+        result: limit("result_grace_period", usual.result),
+    })
 }
 
 /// The body of a request for the sidecar's session.

@@ -34,29 +34,57 @@ impl AgentsFlags {
         if let Some(file) = self.agents.as_deref().filter(|file| !file.as_os_str().is_empty()) {
             let failed = |text: String| ConfigError(format!("--agents {}: {text}", file.display()));
             let text = std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
-            let named: Map<String, Value> = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
-            for (name, options) in named {
-                let Value::Object(options) = options else {
-                    return Err(failed(format!("{name}: expected an object of options")));
-                };
-                let words = options.iter().map(|(option, value)| words(option, value)).collect::<Result<Vec<_>, _>>();
-                let words = words.map_err(|text| failed(format!("{name}: {text}")))?.concat();
-                all.push(define(&format!("--agents {}", file.display()), &name, words, workspace)?);
-            }
+            all.extend(read(&text, workspace, &format!("--agents {}", file.display()))?);
         }
         for definition in &self.agent_def {
-            let Some((name, options)) = definition.split_once('=') else {
-                let text = format!("--agent-def \"{definition}\": expected NAME=OPTIONS");
-                return Err(ConfigError(text));
-            };
-            let words = options.split_whitespace().map(str::to_owned).collect();
-            all.push(define("--agent-def", name, words, workspace)?);
+            all.push(read_one(definition, workspace)?);
         }
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
         if let Some(pair) = all.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(ConfigError(format!("the agent \"{}\" is defined twice", pair[0].0)));
         }
         Ok(all)
+    }
+}
+
+/// The agents of a file.
+fn read(text: &str, workspace: &Path, place: &str) -> Result<Vec<(String, AgentConfig)>, ConfigError> {
+    let failed = |text: String| ConfigError(format!("{place}: {text}"));
+    let named: Map<String, Value> = serde_json::from_str(text).map_err(|error| failed(error.to_string()))?;
+    let mut all = Vec::new();
+    for (name, options) in named {
+        let Value::Object(options) = options else {
+            return Err(failed(format!("{name}: expected an object of options")));
+        };
+        let words = options.iter().map(|(option, value)| words(option, value)).collect::<Result<Vec<_>, _>>();
+        let words = words.map_err(|text| failed(format!("{name}: {text}")))?.concat();
+        all.push(define(place, &name, words, workspace)?);
+    }
+    Ok(all)
+}
+
+/// `NAME=OPTIONS`
+fn read_one(definition: &str, workspace: &Path) -> Result<(String, AgentConfig), ConfigError> {
+    let Some((name, options)) = definition.split_once('=') else {
+        return Err(ConfigError(format!("--agent-def \"{definition}\": expected NAME=OPTIONS")));
+    };
+    define("--agent-def", name, options.split_whitespace().map(str::to_owned).collect(), workspace)
+}
+
+/// What the fuzz target of the agents calls: the first line is a definition, all of it a file.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz_agents(text: &str) {
+    let workspace = Path::new("/");
+    let sound = |all: Vec<(String, AgentConfig)>| {
+        assert!(all.iter().all(|(name, _)| !name.is_empty() && !name.contains('/') && !name.starts_with('.')));
+    };
+    match read(text, workspace, "file") {
+        Ok(all) => sound(all),
+        Err(error) => assert!(error.0.starts_with("file: ") && error.0.len() > 6),
+    }
+    match read_one(text.lines().next().unwrap_or_default(), workspace) {
+        Ok(one) => sound(vec![one]),
+        Err(error) => assert!(error.0.starts_with("--agent-def")),
     }
 }
 

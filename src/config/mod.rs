@@ -21,6 +21,8 @@ mod values;
 mod work;
 
 pub use agent::{Agent, AgentConfig, AgentFlags};
+#[cfg(any(fuzzing, test))]
+pub use agents::fuzz_agents;
 pub use caller::{Chaos, ChatFlags, Host, MockFlags};
 pub use client::{
     AttachConfig, AttachFlags, DispatchConfig, DispatchFlags, ServerConfig, SessionsListFlags, StartedAs,

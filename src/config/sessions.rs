@@ -4,11 +4,12 @@
 
 use super::values::{number, optional_duration, size, variable};
 use super::{ConfigError, DataConfig};
-use crate::api::{SessionsOptions, Stalls};
+use crate::api::{SessionsOptions, Stalls, Variables};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Bounds of sessions.
 #[derive(Debug, Args, Clone)]
@@ -37,6 +38,7 @@ pub fn options(
     Ok(SessionsOptions {
         data_dir,
         home: variable(environment, "HOME").map(PathBuf::from),
+        variables: Variables(Arc::new(environment.clone())),
         agents: Vec::new(),
         sidecar: String::new(),
         stalls: Stalls::default(),

@@ -3,8 +3,11 @@
 //! Owns how one is run: in which environment, for how long, and what becomes of what it says.
 
 use super::Engine;
+use crate::handler::{Closed, Inputs, Turn};
+use crate::model::{SessionId, StateIn, TurnId, TurnRequest};
 use crate::process::{ShellCommand, ShellCut, ShellOutput, ShellStream, run_shell};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -107,8 +110,33 @@ impl Engine {
     }
 
     /// A session is gone for good: nothing that its handler keeps for it is left when this returns.
-    pub async fn end_session(&self, id: &crate::model::SessionId, grace: Duration) {
+    pub async fn end_session(&self, id: &SessionId, grace: Duration) {
         self.0.registry.forget(id);
         self.0.handler.end_session(id, grace).await;
+    }
+
+    /// Has a session's agent started ahead of its first turn, which is to be like this one: its process id, where it has
+    /// one.
+    pub async fn prepare_session(&self, request: TurnRequest) -> Option<u32> {
+        let state = match &request.state {
+            StateIn::Given(state) => state.clone(),
+            StateIn::Stored => None,
+        };
+        let turn = Turn {
+            id: TurnId::from_drawn("prepare".to_owned()),
+            session: request.session.clone(),
+            attempt: 1,
+            state,
+            request: Arc::new(request),
+            inputs: Inputs::default(),
+            cut: None,
+        };
+        self.0.handler.prepare(turn).await
+    }
+
+    /// A session had its last turn: its agent may end by itself, see [`crate::handler::Handler::close_session`].
+    pub async fn close_session(&self, id: &SessionId, patience: Option<Duration>, stop: &CancellationToken) -> Closed {
+        self.0.registry.forget(id);
+        self.0.handler.close_session(id, patience, stop).await
     }
 }

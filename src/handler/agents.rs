@@ -2,13 +2,14 @@
 //!
 //! Owns the names. The engine sees one handler, as it does where there is only one.
 
-use super::{Cancel, DynHandler, Failure, Reply, Sink, Turn};
+use super::{Cancel, Closed, DynHandler, Failure, Reply, Sink, Turn};
 use crate::model::{Fault, FaultCode, SessionId};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Handlers by name. A turn that names none is run by the first.
 pub struct Agents {
@@ -21,6 +22,14 @@ impl Agents {
     #[must_use]
     pub fn new(first: Arc<dyn DynHandler>, named: BTreeMap<String, Arc<dyn DynHandler>>) -> Self {
         Self { first, named }
+    }
+
+    /// The one that a turn names.
+    fn of(&self, turn: &Turn) -> Option<&Arc<dyn DynHandler>> {
+        match turn.request.agent.as_deref() {
+            None => Some(&self.first),
+            Some(name) => self.named.get(name),
+        }
     }
 
     /// Every handler once.
@@ -45,11 +54,7 @@ impl DynHandler for Agents {
     }
 
     fn run(&self, turn: Turn, sink: Sink, cancel: Cancel) -> BoxFuture<'_, Result<Reply, Failure>> {
-        let handler = match turn.request.agent.as_deref() {
-            None => Some(&self.first),
-            Some(name) => self.named.get(name),
-        };
-        let Some(handler) = handler else {
+        let Some(handler) = self.of(&turn) else {
             let name = turn.request.agent.as_deref().unwrap_or_default();
             let fault = Fault::new(FaultCode::HandlerUnavailable, format!("unknown agent: {name}"));
             return std::future::ready(Err(fault.into())).boxed();
@@ -78,6 +83,28 @@ impl DynHandler for Agents {
         async move {
             let all = self.all();
             join_all(all.iter().map(|handler| handler.end_session(session, grace))).await;
+        }
+        .boxed()
+    }
+
+    fn prepare(&self, turn: Turn) -> BoxFuture<'_, Option<u32>> {
+        match self.of(&turn) {
+            Some(handler) => handler.prepare(turn),
+            None => std::future::ready(None).boxed(),
+        }
+    }
+
+    /// One of them has the session's program, if there is one.
+    fn close_session<'a>(
+        &'a self,
+        session: &'a SessionId,
+        patience: Option<Duration>,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Closed> {
+        async move {
+            let all = self.all();
+            let closed = join_all(all.iter().map(|handler| handler.close_session(session, patience, stop))).await;
+            closed.into_iter().find(|closed| *closed != Closed::Nothing).unwrap_or_default()
         }
         .boxed()
     }

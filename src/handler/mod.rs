@@ -26,6 +26,7 @@ use crate::process::Environment;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A turn as its handler sees it. Cloning shares everything.
 #[derive(Debug, Clone)]
@@ -135,6 +136,25 @@ impl From<Fault> for Failure {
     }
 }
 
+/// What became of a session's program that was to end by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Closed {
+    /// The session has no program of its own.
+    #[default]
+    Nothing,
+    /// It has ended.
+    Ended {
+        /// Its exit code; 128 and its number for a signal. `None` where nobody knows.
+        code: Option<i32>,
+        /// The last of what it said on standard error.
+        stderr: String,
+        /// That of it which no turn has told.
+        untold: String,
+    },
+    /// It is still there, and still the session's.
+    Hangs,
+}
+
 /// Runs turns.
 ///
 /// What an implementation must guarantee:
@@ -165,6 +185,26 @@ pub trait Handler: Send + Sync + 'static {
     /// Called when a session is gone for good, as with its connection: what is kept for it is of no more use.
     fn session_ended(&self, session: &SessionId) {
         let _ = session;
+    }
+
+    /// Starts what the first turn of a session needs, ahead of it: the process id of the session's program. `None` where
+    /// there is no such program, or it cannot be started: the turn says why.
+    fn prepare(&self, turn: Turn) -> impl Future<Output = Option<u32>> + Send {
+        let _ = turn;
+        std::future::ready(None)
+    }
+
+    /// Lets the program of a session end by itself, now that no turn will come. What has not ended when it has been
+    /// silent for `patience`, or when `stop` fires, stays as it is.
+    fn close_session(
+        &self,
+        session: &SessionId,
+        patience: Option<Duration>,
+        stop: &CancellationToken,
+    ) -> impl Future<Output = Closed> + Send {
+        let _ = (patience, stop);
+        self.session_ended(session);
+        std::future::ready(Closed::Nothing)
     }
 
     /// Called when the server is about to be paused and no turn runs: connections that the pause would break are closed
@@ -205,6 +245,15 @@ pub trait DynHandler: Send + Sync + 'static {
     fn park(&self);
     /// See [`Handler::end_session`].
     fn end_session<'a>(&'a self, session: &'a SessionId, grace: Duration) -> BoxFuture<'a, ()>;
+    /// See [`Handler::prepare`].
+    fn prepare(&self, turn: Turn) -> BoxFuture<'_, Option<u32>>;
+    /// See [`Handler::close_session`].
+    fn close_session<'a>(
+        &'a self,
+        session: &'a SessionId,
+        patience: Option<Duration>,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Closed>;
     /// See [`Handler::stop`].
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }
@@ -232,6 +281,19 @@ impl<H: Handler> DynHandler for H {
 
     fn end_session<'a>(&'a self, session: &'a SessionId, grace: Duration) -> BoxFuture<'a, ()> {
         Box::pin(Handler::end_session(self, session, grace))
+    }
+
+    fn prepare(&self, turn: Turn) -> BoxFuture<'_, Option<u32>> {
+        Box::pin(Handler::prepare(self, turn))
+    }
+
+    fn close_session<'a>(
+        &'a self,
+        session: &'a SessionId,
+        patience: Option<Duration>,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Closed> {
+        Box::pin(Handler::close_session(self, session, patience, stop))
     }
 
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()> {

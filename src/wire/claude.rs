@@ -166,6 +166,14 @@ pub struct StreamLine {
     pub event: StreamEvent,
 }
 
+/// `stream_event`, of which the type alone counts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StreamHead {
+    /// The event.
+    pub event: LineHead,
+}
+
 /// An event of the Messages API.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -405,6 +413,8 @@ pub struct RequestOptions {
     pub allowed_tools: Vec<String>,
     /// Without anything of the user's.
     pub bare: bool,
+    /// Whether servers of tools are those of `mcp_config` alone.
+    pub strict_mcp_config: bool,
     /// The team that the agent is of.
     pub team: Option<AgentTeam>,
 }

@@ -3,6 +3,7 @@
 //! Owns that folder: which file is whose, what is found there at the start, what is removed. A session that was live when
 //! its server died is closed here.
 
+use super::history::{self, Limits};
 use super::session::Session;
 use super::times;
 use crate::store::LineLog;
@@ -15,7 +16,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -39,19 +39,10 @@ pub enum NotAdded {
 #[derive(Default)]
 pub struct Book {
     place: OnceLock<Place>,
-    limits: Limits,
+    pub(super) limits: Limits,
     sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
     /// One session is opened at a time: an id, and the last place, are given once.
     opening: Mutex<()>,
-}
-
-/// How much of the past is kept.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
-    /// How long a session is remembered that has ended.
-    pub max_age: Option<Duration>,
-    /// How many bytes the logs of those may have together.
-    pub max_bytes: Option<u64>,
 }
 
 /// Where they are kept.
@@ -172,7 +163,13 @@ impl Book {
         self.locked().values().filter(|session| session.look(|record| record.state == "running")).count()
     }
 
-    /// Forgets a session. Its log stays.
+    /// Forgets a session. Its log stays, and what is told of it in the history.
+    pub fn delete(&self, session: &Session) {
+        history::note(session);
+        self.remove(session);
+    }
+
+    /// Forgets a session.
     pub fn remove(&self, session: &Session) {
         self.locked().remove(&session.uuid);
         if let Err(error) = fs::remove_dir_all(&session.folder) {
@@ -180,38 +177,18 @@ impl Book {
         }
     }
 
+    /// Where the logs are, once there is such a place.
+    pub(super) fn logs(&self) -> Option<PathBuf> {
+        Some(self.place.get()?.folder.join("logs"))
+    }
+
     /// Where the log of a session is, whether there is such a session or not.
     pub fn log_path(&self, uuid: &Uuid) -> Option<PathBuf> {
-        let logs = self.place.get()?.folder.join("logs");
+        let logs = self.logs()?;
         let path = logs.join(format!("{}.ndjson", uuid.hyphenated()));
         // Older versions of the peer wrote this one.
         let older = logs.join(format!("{}.jsonl", uuid.hyphenated()));
         Some(if !path.exists() && older.exists() { older } else { path })
-    }
-
-    /// Forgets sessions that have ended, with their logs, as far as the limits say so: the oldest first.
-    pub fn prune(&self) {
-        let Limits { max_age, max_bytes } = self.limits;
-        if max_age.is_none() && max_bytes.is_none() {
-            return;
-        }
-        let ended = |session: &Arc<Session>| session.look(|record| record.ended_at).filter(|_| !session.is_live());
-        let mut past: Vec<(u64, Arc<Session>)> =
-            self.all().into_iter().filter_map(|session| Some((ended(&session)?, session))).collect();
-        past.sort_by_key(|(ended, _)| *ended);
-        let oldest = max_age.map(|age| times::now().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
-        let mut bytes: u64 = past.iter().map(|(_, session)| session.log.end().bytes).sum();
-        for (ended, session) in past {
-            let is_old = oldest.is_some_and(|oldest| ended < oldest);
-            if !is_old && max_bytes.is_none_or(|most| bytes <= most) {
-                break;
-            }
-            bytes -= session.log.end().bytes;
-            self.remove(&session);
-            if let Err(error) = fs::remove_file(session.log.path()) {
-                tracing::debug!(log = %session.log.path().display(), %error, "a log was not removed");
-            }
-        }
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {
@@ -257,7 +234,7 @@ pub fn state(folder: &Path) -> Option<String> {
     fs::read_to_string(folder.join(STATE)).ok()
 }
 
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(text)?;

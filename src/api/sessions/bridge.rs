@@ -3,20 +3,19 @@
 //! Owns one connection. Each has a cursor of its own into the session's log, so that a slow or leaving client is nobody
 //! else's business. Two tasks on the connection's worker: one reads what the client says, one writes.
 
+use super::heard::{self, Heard};
 use super::listen::{ASIDES, Aside, LAST_WORDS, PING, UNTAKEN, listen, upgrade as upgrade_within};
 use super::session::{Deaf, Input, Session};
 use super::{PIECE, parameter, unknown};
 use crate::api::Runtime;
 use crate::api::hangup::Hangup;
 use crate::api::websocket::{Messages, Upgraded, send_text};
-use crate::json;
 use crate::store::LogEnd;
-use crate::wire::sessions::{ClientFrame, Pointed, ServerFrame};
+use crate::wire::sessions::ServerFrame;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_ws::{CloseCode, Closed, Session as Socket};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -65,61 +64,19 @@ async fn serve(session: Arc<Session>, since: Option<u64>, socket: Socket, messag
 /// Does what a frame says; what is answered, if anything.
 fn frame(session: &Session, text: &str) -> Option<ServerFrame<'static>> {
     let error = |error: String| Some(ServerFrame::Error { error });
-    let frame: ClientFrame<'_> = match serde_json::from_str(text) {
-        Ok(_) if !json::is_object(text) => return error("invalid frame json: expected an object".to_owned()),
-        Ok(frame) => frame,
-        Err(problem) => return error(format!("invalid frame json: {problem}")),
-    };
-    let input = match frame.r#type.as_str() {
-        "ping" => return Some(ServerFrame::Pong),
-        "resize" => return None,
-        "stdin" | "prompt" => text_of(frame.data).map(Input::Prompt).ok_or("prompt content is required"),
-        "steer" => text_of(frame.data).map(Input::Steer).ok_or("steer content is required"),
-        "interrupt" => Ok(Input::Interrupt),
-        "context" => Ok(Input::Context(context(&pointed(frame.context.or(frame.data))))),
-        "mention" => Ok(Input::Context(mention(&pointed(frame.mention.or(frame.data))))),
-        other => return error(format!("unknown frame type: {other}")),
-    };
-    match input {
-        Err(problem) => error(problem.to_owned()),
-        Ok(Input::Interrupt) => {
+    match heard::frame(text) {
+        Err(problem) => error(problem),
+        Ok(Heard::Ping) => Some(ServerFrame::Pong),
+        Ok(Heard::Nothing) => None,
+        Ok(Heard::Input(Input::Interrupt)) => {
             // Nothing happens where nothing runs.
             let _ = session.tell(Input::Interrupt);
             None
         }
-        Ok(input) => match session.tell(input) {
+        Ok(Heard::Input(input)) => match session.tell(input) {
             Ok(()) => None,
             Err(refused @ (Deaf::Closed | Deaf::Full)) => error(refused.to_string()),
         },
-    }
-}
-
-fn text_of(data: Option<&RawValue>) -> Option<String> {
-    let text: String = serde_json::from_str(data?.get()).ok()?;
-    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
-fn pointed(raw: Option<&RawValue>) -> Pointed {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
-}
-
-/// What the agent is to know, as a text that it reads before the next message.
-pub fn context(pointed: &Pointed) -> String {
-    let place = if pointed.file_path.is_empty() { String::new() } else { format!(" from {}", pointed.file_path) };
-    format!("Context{place}{}:\n{}", lines(pointed), pointed.text)
-}
-
-/// A place in a file that the user means.
-pub fn mention(pointed: &Pointed) -> String {
-    let text = if pointed.text.is_empty() { String::new() } else { format!("\n{}", pointed.text) };
-    format!("The user refers to {}{}.{text}", pointed.file_path, lines(pointed))
-}
-
-fn lines(pointed: &Pointed) -> String {
-    match (pointed.line_start, pointed.line_end) {
-        (0, 0) => String::new(),
-        (from, 0) => format!(", line {from}"),
-        (from, to) => format!(", lines {from} to {to}"),
     }
 }
 

@@ -1,8 +1,8 @@
 //! How a turn, and with it perhaps its session, ends: by which word, category and exit code.
 //!
-//! Owns the way from outcomes to the protocol's own list of categories. Only structured fields are looked at, never what an
-//! agent says.
+//! Owns the way from an outcome to what a `result` and an `exit` tell of it. The categories are `category`'s.
 
+use super::category;
 use super::lines::{line_usage, round};
 use crate::model::{CancelReason, Ending, Fault, FaultCode, Limit, Outcome, StateChange, Usage};
 use crate::wire::session_line::LineUsage;
@@ -11,8 +11,6 @@ use serde_json::Value;
 
 /// The last of standard error that is told.
 const DETAIL: usize = 8 << 10;
-/// An agent that has said less than this before it died has not come far.
-const LITTLE: usize = 2048;
 
 /// What a turn came to.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -60,12 +58,12 @@ pub struct Metadata {
     usage: Option<Value>,
     session_id: Option<String>,
     thread_id: Option<String>,
-    category: Option<String>,
-    phase: Option<String>,
-    subtype: Option<String>,
-    status: Option<u16>,
-    retryable: Option<bool>,
-    stderr_tail: Option<String>,
+    pub category: Option<String>,
+    pub phase: Option<String>,
+    pub subtype: Option<String>,
+    pub status: Option<u16>,
+    pub retryable: Option<bool>,
+    pub stderr_tail: Option<String>,
 }
 
 /// The metadata of a turn, however it ended. One of another form is none.
@@ -108,6 +106,8 @@ pub fn cost(metadata: &Metadata, said: Option<&Usage>) -> Option<f64> {
 
 /// What a turn came to.
 pub fn of(outcome: &Outcome, metadata: &Metadata, has_begun: bool, said: usize) -> TurnEnd {
+    // A word of the agent's own, unless it is the one for success.
+    let word = metadata.subtype.as_deref().filter(|word| *word != "success");
     let failed = |status: &str, exit: Exit| TurnEnd {
         status: status.to_owned(),
         message: exit.detail.clone(),
@@ -122,7 +122,7 @@ pub fn of(outcome: &Outcome, metadata: &Metadata, has_begun: bool, said: usize) 
         Ending::Cancelled(_) => TurnEnd {
             is_interrupted: true,
             message: None,
-            ..failed("interrupted", Exit { code: 130, ..Exit::killed("interrupted") })
+            ..failed(word.unwrap_or("interrupted"), Exit { code: 130, ..Exit::killed("interrupted") })
         },
         Ending::TimedOut { limit: Limit::Silence, after, .. } => {
             failed("error", Exit::limit("stall", true, format!("the agent was silent for {after:?}")))
@@ -132,52 +132,31 @@ pub fn of(outcome: &Outcome, metadata: &Metadata, has_begun: bool, said: usize) 
         }
         Ending::Failed(fault) => {
             let exit = exit_of(fault, metadata, has_begun, said);
-            // A word of the agent's own, unless it is the one for success.
-            let word = metadata.subtype.as_deref().filter(|word| *word != "success").unwrap_or("error");
             let is_crash = fault.process.is_some()
                 || matches!(fault.code, FaultCode::HandlerUnavailable | FaultCode::HandlerExited)
                 || metadata.category.as_deref() == Some("startup_crash");
-            TurnEnd { is_crash, message: Some(fault.message.clone()), ..failed(word, exit) }
+            TurnEnd { is_crash, message: Some(fault.message.clone()), ..failed(word.unwrap_or("error"), exit) }
         }
     }
+}
+
+/// The last of standard error, else the reason.
+pub fn detail<'a>(stderr: &'a str, reason: &'a str) -> &'a str {
+    let stderr = stderr.trim();
+    let detail = if stderr.is_empty() { reason } else { stderr };
+    &detail[detail.ceil_char_boundary(detail.len().saturating_sub(DETAIL))..]
 }
 
 fn exit_of(fault: &Fault, metadata: &Metadata, has_begun: bool, said: usize) -> Exit {
     let process = fault.process.as_ref();
     let by_process = process.and_then(|end| end.exit_code.or(end.signal.map(|signal| 128 + signal)));
-    let category = category(fault, metadata, has_begun, said);
+    let category = category::of(fault, metadata, has_begun, said);
     let stderr = process.map(|end| end.stderr_tail.as_str()).or(metadata.stderr_tail.as_deref());
-    let stderr = stderr.map(str::trim).filter(|text| !text.is_empty());
-    let detail = stderr.unwrap_or(&fault.message);
-    let detail = &detail[detail.ceil_char_boundary(detail.len().saturating_sub(DETAIL))..];
+    let detail = detail(stderr.unwrap_or_default(), &fault.message);
     Exit {
         code: by_process.filter(|code| *code != 0).unwrap_or(1),
         category: category.map(|(name, _)| name),
         retryable: category.map(|(_, retryable)| retryable),
         detail: Some(detail.to_owned()),
     }
-}
-
-/// The protocol's categories, in its order, and whether the same may go well later.
-fn category(fault: &Fault, metadata: &Metadata, has_begun: bool, said: usize) -> Option<(&'static str, bool)> {
-    let in_use = metadata.stderr_tail.as_deref().is_some_and(|text| text.contains("already in use"));
-    Some(match metadata.category.as_deref() {
-        Some("model_not_found") => ("model_not_found", false),
-        Some("auth_error") => ("auth_error", false),
-        Some("permission_denied") => ("permission_denied", false),
-        Some("rate_limit") => ("rate_limit", true),
-        Some("startup_crash") if in_use => ("duplicate_session", true),
-        Some("upstream_api_error" | "overloaded") => ("upstream_api_error", true),
-        Some("timeout") => ("timeout", metadata.retryable.unwrap_or(false)),
-        Some("startup_crash") if metadata.phase.as_deref() == Some("start") || (!has_begun && said < LITTLE) => {
-            ("startup_crash", false)
-        }
-        Some("startup_crash") => return None,
-        _ if metadata.status.is_some_and(|status| status >= 500) => ("upstream_api_error", true),
-        _ => match fault.code {
-            FaultCode::HandlerUnavailable => ("startup_crash", false),
-            FaultCode::HandlerExited if !has_begun && said < LITTLE => ("startup_crash", false),
-            _ => return None,
-        },
-    })
 }

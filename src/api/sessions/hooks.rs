@@ -46,6 +46,16 @@ impl Hooks {
         Self { lifecycle, mounts, cwd, env }
     }
 
+    /// Whether one of them is to know the agent's process.
+    pub fn need_agent(&self) -> bool {
+        !self.lifecycle.post_init.is_empty() || !self.lifecycle.sidecar.is_empty()
+    }
+
+    /// The agent runs: those that come from here on are told where.
+    pub fn agent_runs(&mut self, pid: u32) {
+        self.env.push(("AGENT_PID", pid.to_string()));
+    }
+
     fn path(&self, name: &str) -> &str {
         match name {
             "pre_init" => &self.lifecycle.pre_init,

@@ -41,6 +41,8 @@ struct Said {
     texts: Vec<String>,
     bytes: usize,
     usage: Option<Usage>,
+    /// What the agent tells of the end of a turn that was stopped.
+    cut: ending::Metadata,
 }
 
 /// The members of an object; of anything else the member `value`.
@@ -179,11 +181,19 @@ impl Lines {
                 return;
             }
         }
+        if kind == "cut" {
+            self.turn.cut = serde_json::from_value(Value::Object(data)).unwrap_or_default();
+            return;
+        }
         if kind == "session" {
             let native = ["session_id", "thread_id"].iter().find_map(|name| data.get(*name)?.as_str());
             if let Some(native) = native.map(str::to_owned) {
                 self.native_id(&native);
             }
+        }
+        if kind == "notice" {
+            // It has a subtype of its own.
+            return self.line("system", &LineData::Other(data), at);
         }
         let (line, subtype) = match kind {
             "session" if self.is_codex => ("system", "thread_started"),
@@ -211,8 +221,11 @@ impl Lines {
 
     /// The end of a turn: what it came to.
     pub fn ended(&mut self, turn: &str, outcome: &Outcome, at: u64) -> TurnEnd {
-        let turn_said = std::mem::take(&mut self.turn);
-        let metadata = ending::metadata(outcome);
+        let mut turn_said = std::mem::take(&mut self.turn);
+        let mut metadata = ending::metadata(outcome);
+        if let Ending::Cancelled(_) = outcome.ending {
+            metadata = std::mem::take(&mut turn_said.cut);
+        }
         if let Some(native) = ending::native_id(outcome, &metadata) {
             self.native_id(&native);
         }

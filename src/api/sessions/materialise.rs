@@ -3,10 +3,12 @@
 //! Owns those files and the merging of servers of tools. The user's own files are never touched: the agent keeps its home,
 //! its login and its history, and gets the rest by flags and parameters.
 
-use super::{AgentKind, Sessions};
+use super::effect::Discover;
+use super::{AgentKind, Sessions, SessionsOptions};
 use crate::wire::sessions::{McpServer, SessionRecord, SessionRequest};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
@@ -30,7 +32,7 @@ pub fn materialise(
     sessions: &Sessions,
 ) -> io::Result<Materialised> {
     match kind {
-        AgentKind::Claude => claude(request, record, folder, sessions.options.home.as_deref()),
+        AgentKind::Claude => claude(request, record, folder, &sessions.options),
         AgentKind::Codex => codex(request, folder),
         AgentKind::Other => Ok(Materialised::default()),
     }
@@ -40,15 +42,24 @@ fn claude(
     request: &SessionRequest<'_>,
     record: &SessionRecord,
     folder: &Path,
-    home: Option<&Path>,
+    options: &SessionsOptions,
 ) -> io::Result<Materialised> {
     let config = &request.claude;
     let mut wishes = Map::new();
     let mut env = Vec::new();
     let mut put = |name: &str, value: Value| drop(wishes.insert(name.to_owned(), value));
-    if !config.bare {
+    let discover = Discover::of(request.auto_discover.as_ref());
+    if !discover.reads_sources() {
+        put("setting_sources", "".into());
+    } else if !config.bare {
         // As the user's own Claude Code does.
         put("setting_sources", "user,project,local".into());
+    }
+    if !discover.reads_instructions() {
+        env.push(("CLAUDE_CODE_DISABLE_CLAUDE_MDS", "1".to_owned()));
+    }
+    if !discover.mcp {
+        put("strict_mcp_config", true.into());
     }
     if let Some(settings) = config.settings_json {
         let mut settings: Map<String, Value> = serde_json::from_str(settings.get()).unwrap_or_default();
@@ -76,14 +87,14 @@ fn claude(
             json!({"hasCompletedOnboarding": true, "projects": {trusted: {"hasTrustDialogAccepted": true}}});
         write(&folder.join(".claude.json"), &onboarded.to_string())?;
         let login = match config.credentials_path.as_str() {
-            "" => home.map(|home| home.join(".claude/.credentials.json")),
-            path => Some(expanded(path, home)),
+            "" => options.home.as_ref().map(|home| home.join(".claude/.credentials.json")),
+            path => Some(expanded(path, options)),
         };
         if let Some(login) = login.filter(|login| login.is_file()) {
             write(&folder.join(".credentials.json"), &fs::read_to_string(login)?)?;
         }
         if !config.memory_path.is_empty() {
-            let host = expanded(&config.memory_path, home);
+            let host = expanded(&config.memory_path, options);
             let digest = Sha256::digest(host.to_string_lossy().as_bytes());
             fs::create_dir_all(folder.join("projects"))?;
             symlink(&host, folder.join("projects").join(short(&digest)))?;
@@ -121,6 +132,9 @@ fn codex(request: &SessionRequest<'_>, folder: &Path) -> io::Result<Materialised
     }
     if config.config_toml.is_some() || !config.instructions.is_empty() || !request.mcp_servers.is_empty() {
         own.entry("model_reasoning_effort").or_insert("high".into());
+    }
+    if !Discover::of(request.auto_discover.as_ref()).agents_md {
+        own.entry("project_doc_max_bytes").or_insert(0.into());
     }
     let servers = request.mcp_servers.iter().filter_map(|server| Some((server.name.clone(), codex_server(server)?)));
     let servers: Vec<(String, Value)> = servers.collect();
@@ -193,7 +207,8 @@ fn short(digest: &[u8]) -> String {
 /// Stands for the machine that the server runs on.
 const GATEWAY: &str = "${HOST_GATEWAY}";
 
-fn url(sent: &str) -> Option<String> {
+/// Where a server of tools is, from here; `None` for a scheme that is no server's.
+pub fn url(sent: &str) -> Option<String> {
     let known = ["http://", "https://", "ws://", "wss://"];
     let lower = sent.to_ascii_lowercase();
     known.iter().any(|scheme| lower.starts_with(scheme)).then(|| sent.replace(GATEWAY, "127.0.0.1"))
@@ -204,13 +219,33 @@ fn token(sent: &str) -> Option<String> {
     (!token.is_empty()).then_some(token)
 }
 
-/// A path that begins with the home.
-fn expanded(path: &str, home: Option<&Path>) -> PathBuf {
-    let rest = ["~/", "$HOME/", "${HOME}/"].iter().find_map(|start| path.strip_prefix(start));
-    match (rest, home) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => PathBuf::from(path),
+/// A path with `~` and variables in their place; a variable that is not set is empty.
+fn expanded(path: &str, options: &SessionsOptions) -> PathBuf {
+    let variable = |name: &str| match name {
+        "HOME" => options.home.as_deref().map(Path::as_os_str),
+        _ => options.variables.0.get(OsStr::new(name)).map(OsString::as_os_str),
+    };
+    let mut all = OsString::new();
+    let mut rest = path;
+    if let Some(behind) = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/')) {
+        all.push(variable("HOME").unwrap_or(OsStr::new("~")));
+        rest = behind;
     }
+    while let Some((before, behind)) = rest.split_once('$') {
+        all.push(before);
+        let in_braces = behind.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let (name, after) = in_braces.unwrap_or_else(|| {
+            let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            behind.split_at(behind.find(|c: char| !is_part(c)).unwrap_or(behind.len()))
+        });
+        if name.is_empty() {
+            all.push("$");
+        }
+        all.push(variable(name).unwrap_or_default());
+        rest = after;
+    }
+    all.push(rest);
+    PathBuf::from(all)
 }
 
 /// They may hold keys.
@@ -222,6 +257,27 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_with_variables() {
+        let variables = [("A", "/a"), ("KEY_1", "k")].map(|(name, value)| (name.into(), value.into()));
+        let variables = super::super::Variables(std::sync::Arc::new(variables.into_iter().collect()));
+        let options = SessionsOptions { home: Some("/home/u".into()), variables, ..SessionsOptions::default() };
+        for (sent, path) in [
+            ("~", "/home/u"),
+            ("~/x", "/home/u/x"),
+            ("~x/y", "~x/y"),
+            ("$HOME/x", "/home/u/x"),
+            ("${A}/$KEY_1.json", "/a/k.json"),
+            ("/x/$NONE/y", "/x//y"),
+            ("/x/$", "/x/$"),
+            ("/x/${A", "/x/${A"),
+            ("/plain", "/plain"),
+        ] {
+            assert_eq!(expanded(sent, &options).to_str(), Some(path), "{sent}");
+        }
+        assert!(!format!("{options:?}").contains("KEY_1"));
+    }
 
     #[test]
     fn servers_are_merged() {

@@ -5,8 +5,12 @@
 
 mod book;
 mod bridge;
+mod category;
 mod conduct;
+mod effect;
 mod ending;
+mod heard;
+mod history;
 mod hooks;
 mod lines;
 mod listen;
@@ -31,6 +35,9 @@ use futures_util::FutureExt;
 use request::Refusal;
 use serde_json::{Value, json};
 use session::Session;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -51,6 +58,8 @@ pub struct SessionsOptions {
     pub data_dir: Option<PathBuf>,
     /// The server's home: what is below it and holds keys is no place to work in.
     pub home: Option<PathBuf>,
+    /// For paths that name a variable.
+    pub variables: Variables,
     /// The agents that are offered by name.
     pub agents: Vec<(String, AgentKind)>,
     /// Sessions that may live at once; 0 is no limit.
@@ -76,6 +85,16 @@ pub struct SidecarOnly {
     pub cleanup: Duration,
 }
 
+/// The server's environment, for paths that name a variable of it. It is not shown: there are keys in it.
+#[derive(Clone, Default)]
+pub struct Variables(pub Arc<BTreeMap<OsString, OsString>>);
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Variables(…)")
+    }
+}
+
 /// What the silence of a running turn leads to. `None`: nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Stalls {
@@ -83,11 +102,14 @@ pub struct Stalls {
     pub warning: Option<Duration>,
     /// The session is ended after this long.
     pub kill: Option<Duration>,
+    /// An agent that had its one prompt and does not end is killed after this long.
+    pub result: Option<Duration>,
 }
 
 impl Default for Stalls {
     fn default() -> Self {
-        Self { warning: Some(Duration::from_mins(10)), kill: Some(Duration::from_mins(50)) }
+        let (warning, kill) = (Some(Duration::from_mins(10)), Some(Duration::from_mins(50)));
+        Self { warning, kill, result: Some(Duration::from_secs(10)) }
     }
 }
 
@@ -129,7 +151,7 @@ pub struct Sessions {
 impl Sessions {
     /// Opens what is kept.
     pub fn open(options: SessionsOptions) -> Self {
-        let limits = book::Limits { max_age: options.log_max_age, max_bytes: options.log_max_bytes };
+        let limits = history::Limits { max_age: options.log_max_age, max_bytes: options.log_max_bytes };
         let book = Book::open(options.data_dir.as_deref(), limits);
         Self { options, book, ..Self::closed(SessionsOptions::default()) }
     }
@@ -157,6 +179,42 @@ impl Sessions {
 
     fn kind(&self, agent: &str) -> Option<AgentKind> {
         self.options.agents.iter().find(|(name, _)| name == agent).map(|(_, kind)| *kind)
+    }
+}
+
+/// What the fuzz target of the frames calls.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz_frame(text: &str) {
+    let is_sound = |input: &session::Input| match input {
+        session::Input::Prompt(text) | session::Input::Steer(text) => !text.is_empty() && text.trim() == text,
+        session::Input::Context(text) => !text.is_empty(),
+        session::Input::Interrupt => true,
+    };
+    match heard::frame(text) {
+        Ok(heard::Heard::Input(input)) => assert!(is_sound(&input)),
+        Ok(_) => {}
+        Err(problem) => assert!(!problem.is_empty() && problem.len() < 400),
+    }
+    match heard::command(text) {
+        Ok((word, input)) => assert!(!word.is_empty() && is_sound(&input)),
+        Err(problem) => assert!(!problem.is_empty() && problem.len() < 400),
+    }
+}
+
+/// What the fuzz target of the requests calls.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz_request(body: &[u8]) {
+    let agents = vec![("claude".to_owned(), AgentKind::Claude), ("codex".to_owned(), AgentKind::Codex)];
+    let home = Some(PathBuf::from("/nonexistent/home"));
+    let sessions = Sessions::closed(SessionsOptions { home, agents, ..SessionsOptions::default() });
+    match request::check(body, &sessions) {
+        Ok(asked) => {
+            assert!(!asked.request.agent.is_empty() && (asked.request.interactive || !asked.request.prompt.is_empty()));
+            assert_eq!(uuid::Uuid::parse_str(&asked.record.id).ok(), Some(asked.uuid));
+            let made = materialise::Materialised::default();
+            let _ = request::plan(asked.request, asked.kind, &asked.record, made, asked.start);
+        }
+        Err(refusal) => assert!(!refusal.text().is_empty()),
     }
 }
 
@@ -286,10 +344,10 @@ async fn list(runtime: web::Data<Runtime>) -> HttpResponse {
 
 async fn history(request: HttpRequest, runtime: web::Data<Runtime>) -> HttpResponse {
     let limit = parameter(&request, "limit").and_then(|limit| limit.parse::<usize>().ok()).unwrap_or(50);
-    let mut all = runtime.sessions.book.all();
-    all.reverse();
-    let all: Vec<Value> = all.iter().take(limit).map(|session| shown::history(session)).collect();
-    shown(StatusCode::OK, &all.into())
+    match web::block(move || runtime.sessions.book.history(limit)).await {
+        Ok(all) => shown(StatusCode::OK, &all.iter().map(shown::history).collect()),
+        Err(error) => broken(&error.to_string()).answer(),
+    }
 }
 
 async fn snapshot(id: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
@@ -389,7 +447,7 @@ async fn delete(id: web::Path<String>, runtime: web::Data<Runtime>) -> HttpRespo
         session.kill.cancel();
         session.over.cancelled().await;
         let state = session.look(|record| json!({"id": record.id, "state": record.state}));
-        let removed = tokio::task::spawn_blocking(move || ending.sessions.book.remove(&session)).await;
+        let removed = tokio::task::spawn_blocking(move || ending.sessions.book.delete(&session)).await;
         if let Err(error) = removed {
             tracing::error!(%error, "a session was not removed");
         }

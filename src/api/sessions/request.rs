@@ -5,7 +5,7 @@
 use super::conduct::Plan;
 use super::hooks::Hooks;
 use super::materialise::Materialised;
-use super::{AgentKind, Sessions, book, times, work_dir};
+use super::{AgentKind, Sessions, book, effect, times, work_dir};
 use crate::json;
 use crate::model::{EnvPolicy, OnDrain, RawJson, SessionId, StateIn, TurnRequest};
 use crate::redact::Secret;
@@ -135,7 +135,7 @@ pub fn check<'a>(body: &'a [u8], sessions: &Sessions) -> Result<Asked<'a>, Refus
         work_dir: folder,
         ..SessionRecord::default()
     };
-    let warnings = without_effect(&request);
+    let warnings = effect::warnings(&request, kind);
     let start = Start { engine_id, state, timeout };
     Ok(Asked { uuid, record, request, kind, start, warnings })
 }
@@ -271,23 +271,4 @@ fn resumed(id: &str, kind: AgentKind, sessions: &Sessions) -> Result<Option<RawJ
         }
     }
     Ok(kind.state_of(&native))
-}
-
-/// Fields that were sent and do nothing here.
-fn without_effect(request: &SessionRequest<'_>) -> Vec<String> {
-    let container = &request.container;
-    let fields = [
-        ("pty", request.pty),
-        ("persist_session", request.persist_session),
-        ("container.image", !container.image.is_empty()),
-        ("container.memory", !container.memory.is_empty()),
-        ("container.cpus", !container.cpus.is_empty()),
-        ("container.network", !container.network.is_empty()),
-        ("container.security_opt", !container.security_opt.is_empty()),
-    ];
-    fields
-        .iter()
-        .filter(|(_, is_sent)| *is_sent)
-        .map(|(name, _)| format!("{name} has no effect on runtime local"))
-        .collect()
 }

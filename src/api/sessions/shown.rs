@@ -2,6 +2,7 @@
 //!
 //! Owns which keys each has. Keys without a value are left out.
 
+use super::history::Past;
 use super::session::Session;
 use super::times::{now, rfc3339, uptime};
 use crate::wire::sessions::SessionRecord;
@@ -119,21 +120,21 @@ pub fn info(session: &Session, request: &HttpRequest) -> Value {
 }
 
 /// One of `GET /sessions/history`.
-pub fn history(session: &Session) -> Value {
-    let record = &session.record();
+pub fn history(past: &Past) -> Value {
+    let record = &past.record;
     Body::default()
         .put("session_id", record.id.as_str())
-        .put("agent", record.agent.as_str())
-        .put("status", record.state.as_str())
+        .text("agent", &record.agent)
+        .text("status", &record.state)
         .some("exit_code", record.exit_code)
         .put("created_at", rfc3339(record.created_at))
         .some("ended_at", record.ended_at.map(rfc3339))
-        .put("log_file", session.log.path().to_string_lossy())
+        .put("log_file", past.log.to_string_lossy())
         .put("input_tokens", record.input_tokens)
         .put("output_tokens", record.output_tokens)
         .put("cost_usd", record.cost_usd)
         .put("tool_calls", record.tool_call_count)
-        .put("file_size", session.log.end().bytes)
+        .put("file_size", past.bytes)
         .take()
 }
 

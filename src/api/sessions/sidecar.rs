@@ -2,7 +2,8 @@
 //!
 //! Owns the one session of the sidecar and its connections: events one by one, commands, and who is told what is wrong.
 
-use super::bridge::{context, mention, wait_for};
+use super::bridge::wait_for;
+use super::heard;
 use super::listen::{ASIDES, Aside, LAST_WORDS, PING, UNTAKEN, listen, upgrade as upgrade_within};
 use super::session::{Input, Session};
 use super::{Sessions, begin, open, parameter};
@@ -10,12 +11,9 @@ use crate::api::Runtime;
 use crate::api::websocket::{Messages, Upgraded};
 use crate::json;
 use crate::wire::session_line::{ErrorData, ExitData, LineData, write_line};
-use crate::wire::sessions::{Command, Content, Pointed};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_ws::{CloseCode, Closed, Session as Socket};
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,32 +141,11 @@ impl Sessions {
 
 /// Does what a command says.
 fn command(session: &Session, text: &str) -> Result<(), String> {
-    let command: Command<'_> = match serde_json::from_str(text) {
-        Ok(_) if !json::is_object(text) => return Err("invalid command json: expected an object".to_owned()),
-        Ok(command) => command,
-        Err(problem) => return Err(format!("invalid command json: {problem}")),
-    };
-    let content = |name: &str| {
-        let content: Content = members(command.data);
-        let text = content.content.trim().to_owned();
-        if text.is_empty() { Err(format!("{name} content is required")) } else { Ok(text) }
-    };
-    let input = match command.r#type.as_str() {
-        "prompt" => Input::Prompt(content("prompt")?),
-        "steer" => Input::Steer(content("steer")?),
-        "interrupt" => Input::Interrupt,
-        "context" => Input::Context(context(&members::<Pointed>(command.data))),
-        "mention" => Input::Context(mention(&members::<Pointed>(command.data))),
-        other => return Err(format!("unknown command type: {other}")),
-    };
+    let (word, input) = heard::command(text)?;
     if !session.interactive && session.is_live() && input != Input::Interrupt {
-        return Err(format!("{} needs an interactive session", command.r#type));
+        return Err(format!("{word} needs an interactive session"));
     }
     session.tell(input).map_err(|_| "backend unavailable".to_owned())
-}
-
-fn members<T: DeserializeOwned + Default>(data: Option<&RawValue>) -> T {
-    data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
 }
 
 /// Writes events, one per frame, from behind `since` on, until the last one.

@@ -4,6 +4,7 @@
 //! business, and whose process it is the pool's. Dropped, it is stopped with everything it started.
 
 use super::Begin;
+use crate::handler::Closed;
 use crate::handler::agent_error::{AgentError, Category};
 use crate::handler::chatter::log_lines;
 use crate::model::{Fault, ProcessEnd};
@@ -33,8 +34,9 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 /// A running program.
 pub struct Live {
     child: Child,
-    stdin: pipe::Sender,
-    lines: mpsc::Receiver<Bytes>,
+    /// Until it is told that nothing more comes.
+    stdin: Option<pipe::Sender>,
+    lines: mpsc::Receiver<Line>,
     stderr: Arc<Mutex<Tail>>,
     /// The same, for a turn that passes it on. What nobody takes is lost; the log has it.
     asides: mpsc::Receiver<String>,
@@ -61,8 +63,8 @@ pub struct Live {
 
 /// What a program says.
 pub enum Heard {
-    /// A line of stream-json; `None` once there is none any more.
-    Line(Option<Bytes>),
+    /// A line on standard output; `None` once there is none any more.
+    Line(Option<Line>),
     /// Something on standard error.
     Stderr(String),
 }
@@ -90,7 +92,7 @@ impl Live {
         let listening = tasks.spawn(log_lines(stderr, "stderr", note));
         Ok(Self {
             child,
-            stdin,
+            stdin: Some(stdin),
             lines,
             stderr: tail,
             asides,
@@ -112,13 +114,52 @@ impl Live {
         // Only strings, booleans and raw JSON are in there: writing them cannot fail.
         let mut line = serde_json::to_vec(line).unwrap_or_default();
         line.push(b'\n');
-        let sent = tokio::time::timeout(UNREAD, self.stdin.write_all(&line)).await;
+        let stdin = self.stdin.as_mut().ok_or(Gone)?;
+        let sent = tokio::time::timeout(UNREAD, stdin.write_all(&line)).await;
         if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(Gone) }
     }
 
-    /// The next line; `None` once there is none any more. Cancel-safe.
+    /// The next line of stream-json; `None` once there is none any more. Cancel-safe.
     pub async fn next(&mut self) -> Option<Bytes> {
-        self.lines.recv().await
+        loop {
+            if let Line::Json(line) = self.lines.recv().await? {
+                return Some(line);
+            }
+        }
+    }
+
+    /// Its process id, once it runs. Cancel-safe.
+    pub async fn pid(&self) -> Option<u32> {
+        self.child.started().await.ok()
+    }
+
+    /// Tells it that nothing more comes, and waits for its end, until it has been silent for `patience`. `None`: it is
+    /// still there. Cancel-safe.
+    pub async fn close(&mut self, patience: Option<Duration>) -> Option<Closed> {
+        self.stdin = None;
+        let exit = loop {
+            let silent = async {
+                match patience {
+                    Some(patience) => tokio::time::sleep(patience).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(_) = self.lines.recv() => {}
+                exit = self.child.exited() => break exit,
+                () = silent => return None,
+            }
+        };
+        // What it started may hold its standard error open.
+        let _ = tokio::time::timeout(LAST_LINES, &mut self.listening).await;
+        let code = match exit {
+            Exit::Code(code) => Some(code),
+            Exit::Signal(signal) => Some(128 + signal),
+            Exit::NotStarted(_) | Exit::Lost => None,
+        };
+        let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
+        Some(Closed::Ended { code, stderr, untold: self.last_asides().concat() })
     }
 
     /// The next line, or what it says on standard error meanwhile. Cancel-safe.
@@ -187,20 +228,18 @@ impl Live {
     }
 }
 
-async fn read(stdout: pipe::Receiver, to: mpsc::Sender<Bytes>) {
+async fn read(stdout: pipe::Receiver, to: mpsc::Sender<Line>) {
     let mut lines = LineReader::new(stdout, Limits::default());
-    loop {
-        match lines.next().await {
-            Ok(Some(Line::Json(line))) => {
-                if to.send(line).await.is_err() {
-                    return;
-                }
+    while let Ok(Some(line)) = lines.next().await {
+        match &line {
+            Line::Json(_) => {}
+            Line::Log { text, .. } => {
+                tracing::debug!(target: "claude", text = %String::from_utf8_lossy(text), "a line that is no JSON");
             }
-            Ok(Some(Line::Log { text, .. })) => {
-                tracing::debug!(target: "claude", text = %String::from_utf8_lossy(&text), "a line that is no JSON");
-            }
-            Ok(Some(Line::TooLong)) => tracing::warn!(target: "claude", "a line was too long and was dropped"),
-            Ok(None) | Err(_) => return,
+            Line::TooLong => tracing::warn!(target: "claude", "a line was too long and was dropped"),
+        }
+        if to.send(line).await.is_err() {
+            return;
         }
     }
 }

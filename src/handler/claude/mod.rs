@@ -11,7 +11,7 @@ mod saying;
 mod turn;
 
 use super::agent_error::{AgentError, Category};
-use super::{Cancel, Failure, Handler, Reply, Sink, Turn};
+use super::{Cancel, Closed, Failure, Handler, Reply, Sink, Turn};
 use crate::model::SessionId;
 use crate::process::{Environment, ShellCommand, ShellOutput, ShellStream, run_shell};
 use crate::wire::claude::RequestOptions;
@@ -21,6 +21,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long the program may take to tell its version.
@@ -154,6 +155,14 @@ impl Handler for Claude {
         self.pool.end_session(session, grace).await;
     }
 
+    async fn prepare(&self, turn: Turn) -> Option<u32> {
+        turn::prepare(&self.pool, &turn).await
+    }
+
+    async fn close_session(&self, session: &SessionId, patience: Option<Duration>, stop: &CancellationToken) -> Closed {
+        self.pool.close_session(session, patience, stop).await
+    }
+
     async fn stop(&self, grace: Duration) {
         self.pool.stop(grace).await;
     }
@@ -199,7 +208,7 @@ fn arguments(
     let mut file = None;
     if let Some(path) = &begin.options.mcp_config {
         add(&["--mcp-config", path]);
-        if sources.is_empty() {
+        if sources.is_empty() || begin.options.strict_mcp_config {
             add(&["--strict-mcp-config"]);
         }
     } else if let Some(servers) = &begin.options.mcp_servers {
@@ -216,7 +225,7 @@ fn arguments(
         file = Some(path);
     } else if let Some(path) = &options.mcp_config {
         args.extend(["--mcp-config".into(), path.as_os_str().to_owned(), "--strict-mcp-config".into()]);
-    } else if sources.is_empty() {
+    } else if sources.is_empty() || begin.options.strict_mcp_config {
         args.push("--strict-mcp-config".into());
     }
     Ok((args, file))

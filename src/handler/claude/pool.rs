@@ -6,6 +6,7 @@
 use super::find::{self, MISSING};
 use super::live::Live;
 use super::{Begin, ClaudeOptions, arguments, environment};
+use crate::handler::Closed;
 use crate::handler::agent_error::{AgentError, Category};
 use crate::model::SessionId;
 use crate::process::{Launch, OnExit, StdinFrom, is_program};
@@ -223,6 +224,25 @@ impl Pool {
         if let Some(parked) = parked {
             parked.live.stop(grace).await;
         }
+    }
+
+    /// Lets the process of a session end by itself. One that has been silent for too long is the session's still.
+    pub async fn close_session(
+        self: &Arc<Self>,
+        session: &SessionId,
+        patience: Option<Duration>,
+        stop: &CancellationToken,
+    ) -> Closed {
+        let parked = self.waiting().sessions.remove(session);
+        let Some(Parked { mut live, .. }) = parked else { return Closed::Nothing };
+        let closed = tokio::select! {
+            closed = live.close(patience) => closed,
+            () = stop.cancelled() => None,
+        };
+        closed.unwrap_or_else(|| {
+            self.keep(session, live);
+            Closed::Hangs
+        })
     }
 
     pub async fn stop(&self, grace: Duration) {

@@ -3,10 +3,13 @@
 //! Owns which line is which event, and which pieces of text were taken back: a call that is tried again begins anew, and the
 //! whole text of a block may come from another message than its pieces.
 
-use crate::handler::Sink;
+use crate::handler::{Sink, Turn};
 use crate::json;
 use crate::model::{BlockId, Event, RawJson};
-use crate::wire::claude::{ApiRetry, Block, BlockDelta, Init, LineHead, MessageLine, StreamEvent, StreamLine};
+use crate::wire::claude::{
+    ApiRetry, Block, BlockDelta, Init, LineHead, MessageLine, StreamEvent, StreamHead, StreamLine,
+};
+use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -15,8 +18,16 @@ use std::sync::Arc;
 /// The tool by which an answer to a schema is given; nobody's business but ours.
 const OUTPUT_TOOL: &str = "StructuredOutput";
 
+/// Parts of a stream whose content comes otherwise.
+const KNOWN: [&str; 4] = ["content_block_stop", "message_delta", "message_stop", "ping"];
+
+fn is_known(line: &[u8]) -> bool {
+    KNOWN.contains(&&*parse::<StreamHead>(line).event.r#type)
+}
+
 /// What a turn has said so far.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is about something else")]
 pub struct Saying {
     /// The message that is being streamed, and its block.
     message: String,
@@ -36,6 +47,8 @@ pub struct Saying {
     pub error_text: Option<String>,
     /// Whether the model has said anything yet.
     pub is_answering: bool,
+    /// Whether what has no other event is told as it is.
+    tells_all: bool,
 }
 
 /// What a line means for the turn besides what it says.
@@ -53,22 +66,30 @@ fn parse<'a, T: serde::Deserialize<'a> + Default>(line: &'a [u8]) -> T {
 }
 
 impl Saying {
+    /// Of a turn that has said nothing yet.
+    pub fn of(turn: &Turn) -> Self {
+        Self { tells_all: turn.has_own_environment(), ..Self::default() }
+    }
+
     /// Takes a line that is neither the end of a turn nor a request.
     pub async fn take(&mut self, head: &LineHead, line: &[u8], sink: &Sink) -> Sign {
         match (head.r#type.as_str(), head.subtype.as_deref()) {
-            ("stream_event", _) if head.parent_tool_use_id.is_none() => {
-                if let Ok(StreamLine { event }) = serde_json::from_slice(line) {
-                    self.stream(event, sink).await;
+            ("stream_event", _) if head.parent_tool_use_id.is_none() => match serde_json::from_slice(line) {
+                Ok(StreamLine { event: StreamEvent::Other }) if self.tells_all && !is_known(line) => {
+                    self.raw(line, sink).await;
                 }
-            }
+                Ok(StreamLine { event }) => self.stream(event, sink).await,
+                Err(_) => self.raw(line, sink).await,
+            },
             ("assistant" | "user", _) if head.parent_tool_use_id.is_some() => {
                 let detail = json!({"tool_use_id": head.parent_tool_use_id, "message": head.r#type});
                 progress(sink, "subagent", &detail).await;
             }
-            ("assistant", _) => self.assistant(&parse(line), sink).await,
+            ("assistant", _) => self.assistant(&parse(line), line, sink).await,
             ("user", _) => self.user(&parse(line), sink).await,
             ("system", Some("init")) => return self.init(&parse(line), sink).await,
             ("system", Some("api_retry")) => return self.retry(&parse(line), sink).await,
+            ("system", Some(_)) if self.tells_all => progress(sink, "notice", &notice(parse(line))).await,
             ("system", Some(kind)) => {
                 let told = ["compact_boundary", "permission_denied", "informational"];
                 if told.contains(&kind) || kind.starts_with("task_") {
@@ -78,9 +99,18 @@ impl Saying {
                     sink.alive();
                 }
             }
-            _ => sink.alive(),
+            ("keep_alive" | "streamlined_text", _) => sink.alive(),
+            _ => self.raw(line, sink).await,
         }
         Sign::Nothing
+    }
+
+    /// What has no event of its own.
+    async fn raw(&self, line: &[u8], sink: &Sink) {
+        if !self.tells_all {
+            return sink.alive();
+        }
+        progress(sink, "agent_raw", &json!({"raw": parse::<Value>(line)})).await;
     }
 
     async fn stream(&mut self, event: StreamEvent, sink: &Sink) {
@@ -106,7 +136,7 @@ impl Saying {
         Arc::from(format!("{}/{index}", self.message))
     }
 
-    async fn assistant(&mut self, line: &MessageLine, sink: &Sink) {
+    async fn assistant(&mut self, line: &MessageLine, whole: &[u8], sink: &Sink) {
         let is_streamed = line.message.id == self.message;
         if !is_streamed {
             self.discard(sink).await;
@@ -140,7 +170,8 @@ impl Saying {
                     self.calls.insert(block.id.clone(), block.name.clone());
                     let _ = sink.say(Event::ToolUse { id: block.id, name: block.name, input }).await;
                 }
-                _ => sink.alive(),
+                "tool_use" | "redacted_thinking" => sink.alive(),
+                _ => self.raw(whole, sink).await,
             }
         }
     }
@@ -209,32 +240,31 @@ async fn progress(sink: &Sink, kind: &str, detail: &Value) {
 
 /// Says what the program tells of itself at the start, for callers that know it by that.
 pub async fn tell_session(line: &[u8], sink: &Sink) {
-    progress(sink, "session", &as_told(parse(line))).await;
+    progress(sink, "session", &notice(parse(line))).await;
 }
 
-/// Says what the program says on standard error.
-pub async fn tell_stderr(text: &str, sink: &Sink) {
+/// Says what the program says that is no line of its protocol.
+pub async fn tell_lines(kind: &str, text: &str, sink: &Sink) {
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        progress(sink, "stderr", &json!({"text": line})).await;
+        progress(sink, kind, &json!({"text": line})).await;
     }
 }
 
-/// What the program tells of itself, less what is long and the same everywhere.
-fn as_told(mut detail: Value) -> Value {
+/// Says how the program itself calls the end of a turn that was stopped. Does not wait: the turn has no time.
+pub fn tell_cut(line: &[u8], sink: &Sink) {
+    let mut detail: Value = parse(line);
     if let Some(members) = detail.as_object_mut() {
-        members.retain(|name, _| {
-            [
-                "session_id",
-                "model",
-                "cwd",
-                "tools",
-                "mcp_servers",
-                "permissionMode",
-                "apiKeySource",
-                "claude_code_version",
-            ]
-            .contains(&name.as_str())
-        });
+        members.retain(|name, _| ["subtype", "duration_ms", "num_turns"].contains(&name.as_str()));
+    }
+    let detail = Some(RawJson::from_valid(detail.to_string()));
+    let _ = sink.say(Event::Progress { kind: "cut".to_owned(), detail }).now_or_never();
+}
+
+/// A notice as it is; of a user's own hooks no more than that they ran.
+fn notice(mut detail: Value) -> Value {
+    let is_of_a_hook = detail["subtype"].as_str().is_some_and(|subtype| subtype.starts_with("hook_"));
+    if let Some(members) = detail.as_object_mut() {
+        members.retain(|name, _| name == "subtype" || (!is_of_a_hook && !["type", "uuid"].contains(&name.as_str())));
     }
     detail
 }

@@ -11,9 +11,11 @@ use crate::handler::schema::Schema;
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
 use crate::model::{Answer, Event, Fault, Lifetime, RawJson, StateChange};
+use crate::process::Line;
 use crate::wire::claude::{
     Control, ControlAnswer, FlagSettings, Lifecycle, LineHead, RequestOptions, ResultLine, State, ToCli, UserMessage,
 };
+use futures_util::FutureExt;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +77,16 @@ pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) ->
     }
 }
 
+/// Starts the process of a session ahead of its first turn: its process id.
+pub async fn prepare(pool: &Arc<Pool>, turn: &Turn) -> Option<u32> {
+    let state = turn.state.as_ref().and_then(|state| serde_json::from_str::<State>(state.as_str()).ok());
+    let begin = begin(turn, None, state.as_ref()).ok()?;
+    let live = pool.fresh(begin).await.ok()?;
+    let pid = live.pid().await;
+    pool.keep(&turn.session, live);
+    pid
+}
+
 /// Keeps the process for the next turn, where there can be one.
 fn leave(pool: &Arc<Pool>, turn: &Turn, cli: Live) {
     if turn.request.lifetime == Lifetime::Named {
@@ -121,8 +133,10 @@ async fn take(pool: &Pool, turn: &Turn, begin: Begin) -> Result<(Live, bool), Ag
     let names: BTreeSet<&str> = turn.request.env.iter().flatten().map(|(name, _)| name.as_str()).collect();
     let model = turn.request.model.as_ref().or(pool.options.model.as_ref());
     let kept = pool.kept(&turn.session, |cli| {
-        begin.resume.is_some()
-            && cli.session == begin.resume
+        let goes_on = begin.resume.is_some() && cli.session == begin.resume;
+        // One that was started ahead for this session.
+        let is_prepared = !cli.is_initialized && cli.begin.resume == begin.resume;
+        (goes_on || is_prepared)
             && (Begin { resume: None, ..cli.begin.clone() }) == (Begin { resume: None, ..begin.clone() })
             // Neither a variable nor a model can be taken back.
             && cli.variables.iter().all(|name| names.contains(name.as_str()))
@@ -172,7 +186,7 @@ impl<'a> Talk<'a> {
             sink,
             schema,
             state,
-            saying: Saying::default(),
+            saying: Saying::of(turn),
             unanswered: BTreeSet::new(),
             steers: BTreeSet::new(),
             repaired: false,
@@ -193,7 +207,7 @@ impl<'a> Talk<'a> {
                     Heard::Line(line) => line,
                     Heard::Stderr(text) => {
                         if self.turn.has_own_environment() {
-                            saying::tell_stderr(&text, self.sink).await;
+                            saying::tell_lines("stderr", &text, self.sink).await;
                         }
                         continue;
                     }
@@ -206,7 +220,21 @@ impl<'a> Talk<'a> {
                     continue;
                 }
             };
-            let Some(line) = line else { return self.crashed(cli).await };
+            let line = match line {
+                None => return self.crashed(cli).await,
+                Some(Line::Json(line)) => line,
+                Some(Line::Log { text, .. }) => {
+                    if self.turn.has_own_environment() {
+                        saying::tell_lines("stdout_raw", &String::from_utf8_lossy(&text), self.sink).await;
+                    }
+                    continue;
+                }
+                Some(Line::TooLong) => {
+                    let text = "a line of the agent was too long and is left out".to_owned();
+                    let _ = self.sink.say(Event::Warning { text, field: None }).await;
+                    continue;
+                }
+            };
             if let Some(ended) = self.line(cli, &line).await {
                 return ended;
             }
@@ -401,7 +429,7 @@ impl<'a> Talk<'a> {
         let fault = cli.crash(phase).await;
         if self.turn.has_own_environment() {
             for text in cli.last_asides() {
-                saying::tell_stderr(&text, self.sink).await;
+                saying::tell_lines("stderr", &text, self.sink).await;
             }
         }
         if self.state.is_some() && cli.says_unknown() { Ended::Unknown } else { Ended::Crashed(fault) }
@@ -419,7 +447,12 @@ impl<'a> Talk<'a> {
                     continue;
                 }
                 let result: ResultLine = serde_json::from_slice(&line).unwrap_or_default();
+                let usage = ending::usage(&result, cli.cost);
                 cli.cost = result.total_cost_usd.unwrap_or(cli.cost);
+                if self.turn.has_own_environment() {
+                    let _ = self.sink.say(Event::Usage(usage)).now_or_never();
+                    saying::tell_cut(&line, self.sink);
+                }
                 let named = result.user_message_uuids.unwrap_or_default();
                 self.unanswered.retain(|uuid| !named.contains(uuid));
                 if self.unanswered.is_empty() || named.is_empty() {

@@ -64,6 +64,12 @@ impl<'a> Items<'a> {
         self.voice.say(event).await;
     }
 
+    /// Whether an item of this kind has an event, or needs none.
+    pub fn knows(item: &Item) -> bool {
+        ["agentMessage", "reasoning", "contextCompaction", "userMessage"].contains(&item.r#type.as_str())
+            || tool_use(item).is_some()
+    }
+
     pub async fn started(&mut self, item: &Item) {
         if item.r#type == "agentMessage" {
             // One message at a time: one that never ended was thrown away, as when the user spoke into it.

@@ -145,6 +145,11 @@ impl Handler for Codex {
         self.pool.session_ended(session);
     }
 
+    async fn prepare(&self, turn: Turn) -> Option<u32> {
+        let origin = self.origin(&turn).ok()?;
+        self.pool.server(&origin).await.ok()?.server.pid()
+    }
+
     async fn stop(&self, grace: Duration) {
         self.pool.stop(grace).await;
     }

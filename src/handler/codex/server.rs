@@ -45,6 +45,8 @@ pub enum Heard {
     Reply { id: u64, result: Result<Box<RawValue>, wire::ErrorBody> },
     /// Something about its thread.
     Notice { method: String, params: Box<RawValue> },
+    /// Something that the process said on standard error while the turn ran. It may be about another one.
+    Stderr(String),
 }
 
 /// Where a turn hears it.
@@ -260,6 +262,10 @@ impl Server {
         !self.retired.load(Ordering::Acquire) && self.ended.borrow().is_none()
     }
 
+    pub fn pid(&self) -> Option<u32> {
+        self.child.pid()
+    }
+
     pub fn kill(&self) {
         self.retired.store(true, Ordering::Release);
         self.child.kill();
@@ -309,7 +315,10 @@ impl Server {
 
     /// The task of this process: reads what it says until it ends, then tells.
     async fn own(self: Arc<Self>, said: pipe::Receiver, stderr: pipe::Receiver) {
-        let note = |bytes: &[u8]| self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        let note = |bytes: &[u8]| {
+            self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+            self.overhear(&String::from_utf8_lossy(bytes));
+        };
         let everything = async { tokio::join!(self.read(said), log_lines(stderr, "stderr", note)) }.fuse();
         tokio::pin!(everything);
         let exit = tokio::select! {
@@ -335,6 +344,14 @@ impl Server {
         tokio::select! {
             () = self.child.gone() => {}
             _ = &mut everything => self.child.gone().await,
+        }
+    }
+
+    /// Tells every turn what was said on standard error; what one has no room for is in the log.
+    fn overhear(&self, text: &str) {
+        let turns: Vec<_> = self.shared().threads.values().cloned().collect();
+        for turn in turns {
+            let _ = turn.try_send(Heard::Stderr(self.redactor.text(text).into_owned()));
         }
     }
 

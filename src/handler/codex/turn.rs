@@ -305,6 +305,12 @@ impl<'a> Running<'a> {
                 Next::More
             }
             Some(Heard::Notice { method, params }) => self.told(round, &method, &params).await,
+            Some(Heard::Stderr(text)) => {
+                for line in text.lines().filter(|line| !line.trim().is_empty() && self.turn.has_own_environment()) {
+                    self.voice.progress("stderr", &json!({"text": line})).await;
+                }
+                Next::More
+            }
             None => Next::More,
         }
     }
@@ -357,6 +363,9 @@ impl<'a> Running<'a> {
             }
             ("item/completed", ..) => {
                 if let Some(item) = item(told.item) {
+                    if !Items::knows(&item) && self.turn.has_own_environment() {
+                        self.voice.progress("agent_raw", &json!({"raw": {"method": method, "params": params}})).await;
+                    }
                     round.retrying = round.retrying.take().filter(|_| item.r#type == "userMessage");
                     round.items.completed(item).await;
                 }
@@ -374,7 +383,11 @@ impl<'a> Running<'a> {
                     self.voice.progress("warning", &json!({"message": text})).await;
                 }
             }
-            _ => {}
+            _ if is_told_otherwise(method) || !self.turn.has_own_environment() => {}
+            _ => {
+                let raw = json!({"raw": {"method": method, "params": params}});
+                self.voice.progress("agent_raw", &raw).await;
+            }
         }
         Next::More
     }
@@ -404,6 +417,32 @@ impl<'a> Running<'a> {
         let metadata = Some(json::from_raw(&raw(&self.metadata())));
         Reply { answer, state: self.thread.answered(), metadata }
     }
+}
+
+/// Notices that say nothing of their own: pieces of what comes whole, and how the program stands.
+fn is_told_otherwise(method: &str) -> bool {
+    let known = [
+        "error",
+        "item/started",
+        "item/completed",
+        "item/agentMessage/delta",
+        "item/commandExecution/outputDelta",
+        "item/mcpToolCall/progress",
+        "item/fileChange/outputDelta",
+        "item/fileChange/patchUpdated",
+        "thread/tokenUsage/updated",
+        "thread/started",
+        "thread/status/changed",
+        "thread/settings/updated",
+        "rawResponseItem/completed",
+        "mcpServer/startupStatus/updated",
+        "serverRequest/resolved",
+        "warning",
+        "guardianWarning",
+        "deprecationNotice",
+        "configWarning",
+    ];
+    known.contains(&method) || method.starts_with("item/reasoning/")
 }
 
 /// What the calls of a turn took.

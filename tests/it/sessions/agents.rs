@@ -186,7 +186,13 @@ async fn a_talk() {
         reader.until_line("agent_message").await;
         let began = Instant::now();
         reader.send(json!({"type": "interrupt"})).await;
-        assert_eq!(of(&reader.until_line("result").await, "result")[0]["status"], "interrupted");
+        // Each in its own words.
+        let word = if agent == "claude" { "error_during_execution" } else { "interrupted" };
+        let lines = reader.until_line("result").await;
+        assert_eq!(
+            (&of(&lines, "result")[0]["status"], &of(&lines, "result")[0]["is_error"]),
+            (&json!(word), &json!(true))
+        );
         assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
         reader.prompt("on").await;
         let lines = reader.until_line("result").await;
@@ -240,6 +246,7 @@ async fn categories() {
         ("claude", vec![status(403, "permission_error")], json!({}), "permission_denied", false),
         ("codex", vec![status(403, "permission_error"); 12], json!({}), "permission_denied", false),
         ("claude", vec![status(429, "rate_limit_error"); 12], json!({}), "rate_limit", true),
+        ("codex", vec![status(429, "rate_limit_error"); 12], json!({}), "rate_limit", true),
         ("claude", vec![status(529, "overloaded_error"); 12], json!({}), "upstream_api_error", true),
         ("codex", vec![status(500, "api_error"); 40], json!({}), "upstream_api_error", true),
     ] {
@@ -452,5 +459,42 @@ async fn a_steer_before_the_first_word() {
         assert_eq!(delete(&stage.server, &id).await.status, 200);
         let all = lines(&stage.server, &id).await;
         assert!(of(&all, "error").is_empty(), "{agent}: {all:?}");
+    }
+}
+
+/// What was said before an interrupt is not forgotten, also where nothing was answered yet.
+#[tokio::test]
+async fn an_interrupt_of_the_first_turn() {
+    for agent in ["claude", "codex"] {
+        let stage = Stage::new(vec![Play::Hang("Wait"), text("two")]).await;
+        let id = stage.create(agent, &json!({"interactive": true, "prompt": "say-first"})).await;
+        let mut reader = Reader::open(&stage.server, &id, "?since=0").await;
+        reader.until_line("agent_message").await;
+        reader.send(json!({"type": "interrupt"})).await;
+        reader.until_line("result").await;
+        let native = stage.server.get(&format!("/sessions/{id}")).await.json()["agent_session_id"].clone();
+        reader.prompt("say-second").await;
+        let lines = reader.until_line("result").await;
+        assert_eq!(of(&lines, "result")[0]["text"], "two", "{agent}: {lines:?}");
+        let call = stage.model.last().to_string();
+        assert!(call.contains("say-first") && call.contains("say-second"), "{agent}: {call}");
+        assert_eq!(stage.server.get(&format!("/sessions/{id}")).await.json()["agent_session_id"], native, "{agent}");
+    }
+}
+
+/// Instructions in the working directory are found, unless that is switched off.
+#[tokio::test]
+async fn discovery() {
+    for (agent, file) in [("claude", "CLAUDE.md"), ("codex", "AGENTS.md")] {
+        let stage = Stage::new(vec![]).await;
+        fs::write(stage.folder.path().join("work").join(file), "Always say marker-project.").unwrap();
+        for (discover, is_found) in [(json!(null), true), (json!(false), false)] {
+            let before = stage.model.calls().len();
+            let (_, snapshot, all) = stage.run(agent, &json!({"prompt": "Hi", "auto_discover": discover})).await;
+            assert_eq!(snapshot["state"], "completed", "{all:?}");
+            let calls = stage.model.calls().split_off(before);
+            let found = calls.iter().any(|call| call.body.to_string().contains("marker-project"));
+            assert_eq!(found, is_found, "{agent} {discover}");
+        }
     }
 }

@@ -41,8 +41,8 @@ async fn three_readers() {
     let mut paused = Reader::open(&server, &id, "?since=0").await;
     live.until("connected").await;
     paused.until("connected").await;
-    for _ in 0..4 {
-        live.prompt("@delta 3000 60").await;
+    for _ in 0..5 {
+        live.prompt("@delta 4000 60").await;
     }
     live.prompt("@fail done").await;
     let reading = async { live.until_line("error").await };
@@ -98,10 +98,11 @@ async fn races() {
             let body = json!({"agent": "echo", "interactive": n % 2 == 0, "prompt": "@delta 2000 50"});
             let id = create(server, &body).await;
             let mut reader = Reader::open(server, &id, "?since=0").await;
-            if n % 3 == 0 {
-                reader.send(json!({"type": "interrupt"})).await;
-            }
             if n % 5 != 0 {
+                reader.next().await;
+            }
+            reader.send(json!({"type": "interrupt"})).await;
+            if n % 3 == 0 {
                 reader.next().await;
             }
             drop(reader);

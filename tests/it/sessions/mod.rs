@@ -3,12 +3,17 @@
 mod agents;
 mod bad_requests;
 mod better;
+mod ends;
+mod examples;
 mod hooks;
 mod many;
 mod named;
+mod patience;
 mod rest;
 mod sidecar;
 mod stream;
+mod tables;
+mod wishes;
 
 use crate::support::{HttpAnswer, PATIENCE, Server, WsClient, read};
 use base64::Engine as _;

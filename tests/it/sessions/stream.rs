@@ -126,8 +126,11 @@ async fn frames_that_are_wrong() {
     let mut other = Reader::open(&server, &id, "").await;
     reader.until("connected").await;
     other.until("connected").await;
+    let long = format!(r#"{{"type":"{}"}}"#, "x".repeat(100_000));
+    let too_long = format!("unknown frame type: {}…", "x".repeat(280));
     for (frame, error) in [
         (r#"{"type":"bogus"}"#, "unknown frame type: bogus"),
+        (&long, &too_long),
         ("{}", "unknown frame type: "),
         ("{", "invalid frame json: "),
         ("[]", "invalid frame json: "),

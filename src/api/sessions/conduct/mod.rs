@@ -1,8 +1,11 @@
 //! The life of a session: its turns one after the other, what it is told meanwhile, its limits, its end.
 //!
-//! Owns the one task of a session. It belongs to the main runtime, outlives every request about it, and writes the log to
-//! its last line.
+//! Owns the one task of a session. It belongs to the main runtime and outlives every request about it. What it does last is
+//! in `closing`.
 
+mod closing;
+
+use super::category::Hopeless;
 use super::ending::{Exit, TurnEnd};
 use super::hooks::{self, Beside, Hooks};
 use super::lines::Lines;
@@ -12,7 +15,7 @@ use super::{AgentKind, book};
 use crate::api::Runtime;
 use crate::engine::{Followed, Follower, TurnRecord};
 use crate::model::{CancelReason, StateChange, StateIn, TurnRequest, What};
-use crate::wire::session_line::{ErrorData, ExitData};
+use crate::wire::session_line::ErrorData;
 use actix_web::web;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,14 +29,6 @@ const BATCH: usize = 64 << 10;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often a message for a turn that does not listen yet is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// How long a turn that is stopped may take; the engine's own grace is less.
-const STOPPING: Duration = Duration::from_secs(5);
-/// How long an agent may take to end after SIGTERM.
-const KILLING: Duration = Duration::from_secs(1);
-/// What a stopping server leaves to the last hook.
-const LAST_HOOK: Duration = Duration::from_secs(1);
-/// A session whose turns fail like this so often in a row, without a success, is ended.
-const HOPELESS: u32 = 3;
 
 /// What a session is to do.
 pub struct Plan {
@@ -60,9 +55,15 @@ struct Conductor {
     context: Vec<String>,
     last_said: Instant,
     is_warned: bool,
-    failures: (Option<&'static str>, u32),
+    hopeless: Hopeless,
     hooks: Hooks,
     beside: Option<Beside>,
+    kind: AgentKind,
+    /// Whether the engine has a state of the agent's, so that a turn goes on where the one before it ended.
+    has_state: bool,
+    deadline: Option<Instant>,
+    /// The agent had its one prompt, and may end by itself.
+    may_leave: bool,
 }
 
 /// Lives a session to its end.
@@ -79,12 +80,17 @@ pub async fn conduct(runtime: web::Data<Runtime>, session: Arc<Session>, plan: P
         context: Vec::new(),
         last_said: Instant::now(),
         is_warned: false,
-        failures: (None, 0),
+        hopeless: Hopeless::default(),
         hooks: plan.hooks,
         beside: None,
+        kind: plan.kind,
+        has_state: false,
+        deadline: None,
+        may_leave: false,
     };
-    let exit = match conductor.prepare().await {
-        Ok(()) => conductor.live(plan.timeout.map(|timeout| Instant::now() + timeout)).await,
+    conductor.has_state = matches!(conductor.template.state, StateIn::Given(Some(_)));
+    let exit = match conductor.prepare(plan.timeout).await {
+        Ok(()) => conductor.live().await,
         Err(exit) => exit,
     };
     conductor.end(exit).await;
@@ -92,8 +98,12 @@ pub async fn conduct(runtime: web::Data<Runtime>, session: Arc<Session>, plan: P
 
 impl Conductor {
     /// What comes before the first turn.
-    async fn prepare(&mut self) -> Result<(), Exit> {
+    async fn prepare(&mut self, timeout: Option<Duration>) -> Result<(), Exit> {
         for name in ["pre_init", "post_init"] {
+            if name == "post_init" {
+                self.deadline = timeout.map(|timeout| Instant::now() + timeout);
+                self.start_agent().await?;
+            }
             let stop = CancellationToken::new();
             let (kill, draining) = (self.session.kill.clone(), self.runtime.engine.draining());
             let ended = async {
@@ -104,11 +114,8 @@ impl Conductor {
             };
             let running = self.hooks.run(name, &self.runtime, &mut self.lines, &stop);
             if let Err(reason) = stopped_by(running, ended, &stop).await {
-                if kill.is_cancelled() {
-                    return Err(Exit::killed("the session was deleted"));
-                }
-                if draining.is_cancelled() {
-                    return Err(Exit::killed("the server is stopping"));
+                if let Some(killed) = self.killed() {
+                    return Err(killed);
                 }
                 let message = format!("{name} hook failed: {name}: {reason}");
                 self.lines.error(ErrorData { message: &message, code: Some(500), ..ErrorData::default() });
@@ -120,7 +127,24 @@ impl Conductor {
         Ok(())
     }
 
-    async fn live(&mut self, deadline: Option<Instant>) -> Exit {
+    /// Where a hook is to know the agent's process, that is started before its first turn.
+    async fn start_agent(&mut self) -> Result<(), Exit> {
+        if !self.hooks.need_agent() {
+            return Ok(());
+        }
+        let draining = self.runtime.engine.draining();
+        let pid = tokio::select! {
+            pid = self.runtime.engine.prepare_session(self.template.clone()) => pid,
+            () = self.session.kill.cancelled() => None,
+            () = draining.cancelled() => None,
+        };
+        if let Some(pid) = pid {
+            self.hooks.agent_runs(pid);
+        }
+        self.killed().map_or(Ok(()), Err)
+    }
+
+    async fn live(&mut self) -> Exit {
         let mut heartbeat = ticker(HEARTBEAT);
         let mut again = ticker(TRY_AGAIN);
         let (session, draining) = (self.session.clone(), self.runtime.engine.draining());
@@ -135,7 +159,7 @@ impl Conductor {
                 biased;
                 () = session.kill.cancelled() => return Exit::killed("the session was deleted"),
                 () = draining.cancelled() => return Exit::killed("the server is stopping"),
-                () = at(deadline) => return self.out_of_time(),
+                () = at(self.deadline) => return self.out_of_time(),
                 batch = next_of(&mut self.follower) => {
                     if let Some(exit) = self.take(batch).await {
                         return exit;
@@ -169,7 +193,11 @@ impl Conductor {
             self.context.push(prompt);
             prompt = std::mem::take(&mut self.context).join("\n\n");
         }
-        let request = TurnRequest { prompt, ..self.template.clone() };
+        let mut request = TurnRequest { prompt, ..self.template.clone() };
+        // A first turn that did not end well has left no state, and the agent knows its own all the same.
+        if let Some(native) = self.session.look(|record| record.agent_session_id.clone()).filter(|_| !self.has_state) {
+            request.state = StateIn::Given(self.kind.state_of(&native));
+        }
         self.template.state = StateIn::Stored;
         // A session that was quiet for long may have been unloaded: its log is followed anew then.
         let submitted = if self.follower.as_ref().is_some_and(|follower| !follower.is_at_end()) {
@@ -207,7 +235,13 @@ impl Conductor {
             };
             match &entry.what {
                 What::Accepted { .. } => self.lines.accepted(entry.at_ms),
-                What::Said(event) => self.lines.said(event, entry.at_ms),
+                What::Said(event) => {
+                    self.lines.said(event, entry.at_ms);
+                    if let Some(hopeless) = self.hopeless.said(event).filter(|_| self.running.is_some()) {
+                        exit = Some(self.is_over(hopeless));
+                        self.hopeless.clear();
+                    }
+                }
                 What::Ended(outcome) => {
                     let end = self.lines.ended(entry.turn.as_str(), outcome, entry.at_ms);
                     // Readers do not wait for what is kept.
@@ -217,7 +251,7 @@ impl Conductor {
                         self.running = None;
                         // What it did not hear any more is the next one's.
                         self.prompts.extend(std::mem::take(&mut self.steers));
-                        exit = self.after(end);
+                        exit = exit.or(self.after(end));
                     }
                 }
             }
@@ -234,40 +268,20 @@ impl Conductor {
             if !end.is_success && !end.is_interrupted {
                 self.tell_error(&end, true);
             }
+            self.may_leave = !end.is_crash && end.exit.code != -1;
             return Some(end.exit);
         }
         if end.is_success {
-            self.failures = (None, 0);
+            self.hopeless.clear();
             return None;
         }
         if end.is_interrupted {
             return None;
         }
-        let count = if self.failures.0 == end.exit.category { self.failures.1 + 1 } else { 1 };
-        self.failures = (end.exit.category, count);
-        let is_hopeless =
-            count >= HOPELESS && matches!(end.exit.category, Some("auth_error" | "rate_limit" | "model_not_found"));
+        let is_hopeless = self.hopeless.turn_failed(end.exit.category);
         let is_over = end.is_crash || end.exit.code == -1 || is_hopeless;
         self.tell_error(&end, is_over);
         is_over.then_some(end.exit)
-    }
-
-    fn tell_error(&mut self, end: &TurnEnd, is_fatal: bool) {
-        if let Some("stall" | "timeout") = end.exit.category {
-            let message = end.exit.detail.clone().unwrap_or_default();
-            self.lines.system([
-                ("subtype", "stall_kill".into()),
-                ("reason", "stall_timeout".into()),
-                ("message", message.into()),
-            ]);
-        }
-        self.lines.error(ErrorData {
-            message: end.message.as_deref().unwrap_or("the turn failed"),
-            code: None,
-            error_category: end.exit.category,
-            fatal: Some(is_fatal),
-            retryable: end.exit.retryable,
-        });
     }
 
     /// A session that goes on with this one begins with its state.
@@ -277,6 +291,7 @@ impl Conductor {
             StateChange::Clear => None,
             StateChange::Set(state) => Some(state.clone()),
         };
+        self.has_state = state.is_some();
         let session = self.session.clone();
         let kept = tokio::task::spawn_blocking(move || {
             book::save_state(&session.folder, state.as_ref().map(|state| state.as_str()));
@@ -313,15 +328,6 @@ impl Conductor {
         }
     }
 
-    /// A turn has been silent for too long.
-    fn stalled(&mut self) -> Exit {
-        let message = format!("the agent was silent for {} seconds", self.last_said.elapsed().as_secs());
-        let end =
-            TurnEnd { message: Some(message.clone()), exit: Exit::limit("stall", true, message), ..TurnEnd::default() };
-        self.tell_error(&end, true);
-        end.exit
-    }
-
     fn warn(&mut self, threshold: Duration) {
         self.is_warned = true;
         let silence = self.last_said.elapsed().as_secs();
@@ -331,85 +337,6 @@ impl Conductor {
             ("silence", silence.into()),
             ("threshold", threshold.as_secs().into()),
         ]);
-    }
-
-    fn out_of_time(&mut self) -> Exit {
-        let message = "the session's time is over".to_owned();
-        self.lines.error(ErrorData {
-            message: &message,
-            code: None,
-            error_category: Some("timeout"),
-            fatal: Some(true),
-            retryable: Some(false),
-        });
-        Exit::limit("timeout", false, message)
-    }
-
-    /// Stops what still runs, and writes the last lines.
-    async fn end(mut self, exit: Exit) {
-        self.session.close();
-        if let Some(turn) = self.running.clone() {
-            self.runtime.engine.cancel(&turn, CancelReason::Caller);
-            let rest = async {
-                while self.running.is_some() {
-                    let batch = next_of(&mut self.follower).await;
-                    self.take(batch).await;
-                }
-            };
-            if tokio::time::timeout(STOPPING, rest).await.is_err() {
-                tracing::error!(session = %self.session.engine_id, "a turn did not end when it was stopped");
-            }
-        }
-        if exit.code == 0 {
-            // It ends by itself, and writes what it has to write.
-            self.runtime.engine.close_connection_session(&self.session.engine_id);
-        } else {
-            self.runtime.engine.end_session(&self.session.engine_id, KILLING).await;
-        }
-        if let Some(beside) = self.beside.take() {
-            beside.end(&mut self.lines).await;
-        }
-        // Its failure changes nothing any more, and it may not hold up the server's end.
-        let (stop, draining) = (CancellationToken::new(), self.runtime.engine.draining());
-        let late = async {
-            draining.cancelled().await;
-            tokio::time::sleep(LAST_HOOK).await;
-        };
-        let _ = stopped_by(self.hooks.run("post_run", &self.runtime, &mut self.lines, &stop), late, &stop).await;
-        let detail = exit.detail.as_deref();
-        if exit.code != 0 {
-            self.lines.system([
-                ("subtype", "agent_error".into()),
-                ("code", exit.code.into()),
-                ("error_detail", detail.unwrap_or_default().into()),
-            ]);
-        }
-        self.lines.exit(ExitData {
-            code: exit.code,
-            error_detail: detail,
-            error_category: exit.category,
-            retryable: exit.retryable,
-        });
-        if let Err(error) = self.lines.flush().await {
-            tracing::error!(session = %self.session.engine_id, %error, "the end of a session could not be noted");
-        }
-        self.session.change(|record| {
-            if exit.code == 0 { "completed" } else { "failed" }.clone_into(&mut record.state);
-            record.exit_code = Some(exit.code);
-            record.ended_at = Some(now());
-            record.error_category = exit.category.map(str::to_owned);
-            record.retryable = exit.retryable;
-            record.error_detail.clone_from(&exit.detail);
-        });
-        let session = self.session.clone();
-        let saved = tokio::task::spawn_blocking(move || book::save(&session.folder, &session.record())).await;
-        if saved.is_err() {
-            tracing::debug!("a record was not saved");
-        }
-        self.session.log.finish();
-        self.session.over.cancel();
-        let runtime = self.runtime.clone();
-        let _ = tokio::task::spawn_blocking(move || runtime.sessions.book.prune()).await;
     }
 }
 

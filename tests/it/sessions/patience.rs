@@ -1,0 +1,158 @@
+//! What takes long by its nature: readers that stop for long, downloads that are slow, a long past.
+
+use super::{Reader, create, echo, ended, log, of, parsed, told};
+use crate::support::{Server, proc};
+use futures_util::future::join_all;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+/// A reader that stops for 3 s, and again for 20 s, while 20,000 events come: all of them, in order, and no gap.
+#[tokio::test]
+async fn a_reader_that_stops_for_long() {
+    let server = echo();
+    let id = create(&server, &json!({"agent": "echo", "interactive": true})).await;
+    let mut slow = Reader::open(&server, &id, "").await;
+    slow.until("connected").await;
+    let mut quick = Reader::open(&server, &id, "").await;
+    quick.until("connected").await;
+    for seconds in [3, 20] {
+        quick.prompt("@stream 10000 300").await;
+        slow.until_line("agent_message").await;
+        // The pause is what is tested.
+        tokio::join!(tokio::time::sleep(Duration::from_secs(seconds)), quick.until_line("result"));
+        slow.until_line("result").await;
+    }
+    let whole = log(&server, &id).await;
+    assert!(whole.len() > 5_000_000 && whole.starts_with(slow.text()) && whole.starts_with(quick.text()));
+    let said = of(&parsed(slow.text(), 0), "agent_message").len();
+    assert_eq!(said, 20_002, "and two answers");
+    let from_start = server.get(&format!("/sessions/{id}/logs?cursor=0")).await;
+    assert!(whole.starts_with(&from_start.body) && from_start.body.len() >= slow.bytes.len());
+}
+
+/// A download that takes 40 s is whole.
+#[tokio::test]
+async fn a_slow_download() {
+    let server = echo();
+    let id = told(&server, "@stream 60 100000").await;
+    let whole = log(&server, &id).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let mut stream = socket.connect(server.address()).await.unwrap();
+    let head = format!("GET /sessions/{id}/log HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (began, mut got) = (Instant::now(), Vec::new());
+    let step = whole.len() / 40;
+    let mut part = vec![0; step];
+    for _ in 0..39 {
+        stream.read_exact(&mut part).await.expect("it goes on");
+        got.extend_from_slice(&part);
+        // The slowness is what is tested.
+        tokio::time::sleep(Duration::from_millis(1050)).await;
+    }
+    stream.read_to_end(&mut got).await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(40), "{:?}", began.elapsed());
+    let body = got.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    assert!(got[body..] == *whole.as_bytes(), "{} of {} bytes", got.len() - body, whole.len());
+}
+
+/// Two hundred sessions with 2 MB each that have ended take no memory worth the name.
+#[tokio::test]
+async fn a_long_past() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--agent", "echo", "--data-dir", folder.path().to_str().unwrap()]);
+    for _ in 0..5 {
+        told(&server, "@stream 20 100000").await;
+    }
+    let before = proc::resident_kib(server.pid());
+    for _ in 0..50 {
+        join_all((0..4).map(|_| told(&server, "@stream 20 100000"))).await;
+    }
+    let grown = proc::resident_kib(server.pid()).saturating_sub(before);
+    println!("200 sessions of 2 MB: {grown} KiB");
+    assert!(grown < 20 << 10, "{grown} KiB");
+    assert_eq!(server.get("/sessions").await.json().as_array().unwrap().len(), 205);
+}
+
+/// How long a session takes to be made. The bound is for a busy machine; the number is for whoever measures.
+#[tokio::test]
+async fn the_time_of_a_create() {
+    let server = super::ends::scripted(|_| {});
+    let mut times = Vec::new();
+    for n in 0..60 {
+        let body = if n % 2 == 0 {
+            json!({"agent": "echo", "prompt": "x"})
+        } else {
+            super::ends::asked(&json!([["result"], ["exit", 0]]))
+        };
+        let began = Instant::now();
+        let id = create(&server, &body).await;
+        times.push(began.elapsed());
+        ended(&server, &id).await;
+    }
+    times.sort_unstable();
+    println!("a session is made in {:?} (median of {}), {:?} at most", times[30], times.len(), times[59]);
+    assert!(times[30] < Duration::from_millis(100), "{times:?}");
+}
+
+/// A hundred agents at once, each with 200 pieces: all logs are whole, all codes are right, on both ways; who leaves
+/// disturbs nobody.
+#[tokio::test]
+async fn a_hundred_agents() {
+    let server = super::ends::scripted(|_| {});
+    let sessions = (0..100_usize).map(|n| {
+        let server = &server;
+        async move {
+            let code = [0, 0, 7][n % 3];
+            let script = json!([["deltas", 100], ["sleep", 0.05], ["deltas", 100], ["result"], ["exit", code]]);
+            let id = create(server, &super::ends::asked(&script)).await;
+            let mut reader = Reader::open(server, &id, "?since=0").await;
+            let mut leaving = Reader::open(server, &id, "?since=0").await;
+            leaving.until("connected").await;
+            if n % 2 == 0 {
+                leaving.next().await;
+            }
+            drop(leaving);
+            assert_eq!(reader.until("exit").await["exit_code"], code);
+            let snapshot = ended(server, &id).await;
+            assert_eq!(snapshot["exit_code"], code);
+            let whole = log(server, &id).await;
+            assert_eq!(reader.text(), whole);
+            let all = parsed(&whole, 0);
+            let deltas: Vec<_> = of(&all, "agent_message").into_iter().filter(|data| data["delta"] == true).collect();
+            assert_eq!(deltas.len(), 200);
+            assert_eq!(
+                (&all.last().unwrap()["type"], &all.last().unwrap()["exit_code"]),
+                (&json!("exit"), &json!(code))
+            );
+        }
+    });
+    join_all(sessions).await;
+}
+
+/// After a restart the past is there: listed, told of, read, and streamed.
+#[tokio::test]
+async fn a_past_behind_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--agent", "echo", "--data-dir", folder.path().to_str().unwrap(), "--max-sessions", "2"];
+    let mut server = Server::start(&args);
+    let ids = [told(&server, "@delta 20 100").await, told(&server, "@fail no").await, told(&server, "x").await];
+    let mut before = Vec::new();
+    for id in &ids {
+        before.push((log(&server, id).await, server.get(&format!("/sessions/{id}")).await.json()));
+    }
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.exited().await;
+    let server = Server::start(&args);
+    assert_eq!(server.get("/sessions").await.json().as_array().unwrap().len(), 3);
+    for (id, (whole, snapshot)) in ids.iter().zip(&before) {
+        assert_eq!(server.get(&format!("/sessions/{id}")).await.json(), *snapshot);
+        assert_eq!(server.get(&format!("/sessions/{id}/info")).await.json()["exit_code"], snapshot["exit_code"]);
+        assert_eq!(server.get(&format!("/sessions/{id}/logs")).await.body, *whole);
+        let mut reader = Reader::open(&server, id, "?since=0").await;
+        assert_eq!(reader.until("exit").await["exit_code"], snapshot["exit_code"]);
+        assert_eq!(reader.text(), whole);
+    }
+}
