@@ -34,7 +34,6 @@ mod artifact;
 mod awake;
 pub mod cli;
 mod config;
-#[allow(dead_code, unused_imports, reason = "the commands that make the checks come next")]
 mod conformance;
 mod engine;
 mod failpoint;

@@ -5,9 +5,11 @@
 mod agent;
 mod attach;
 mod chat;
+mod check;
 mod conform;
 mod demo;
 mod dispatch;
+mod init;
 mod list;
 mod memory;
 mod mock;
@@ -38,7 +40,7 @@ const CANNOT: u8 = 1;
 const USAGE: u8 = 2;
 /// `run`, `chat`: the turn failed.
 const TURN_FAILED: u8 = 3;
-/// `demo`, `mock`, `conform`: something differed from the contract.
+/// `demo`, `mock`, `check`, `conform`: something differed from the contract.
 const DIFFERED: u8 = 4;
 /// Stopped by Ctrl+C.
 const INTERRUPTED: u8 = 130;
@@ -102,6 +104,8 @@ fn turnhost(runtime: &Runtime, line: CommandLine) -> Result<u8, ConfigError> {
         Command::Sessions(flags) => list::list(runtime, &flags, started_as),
         Command::Dispatch(flags) => dispatch::dispatch(runtime, flags.into_config(started_as)?),
         Command::Demo => demo::demo(runtime),
+        Command::Init(flags) => init::init(&flags),
+        Command::Check(flags) => check::check(runtime, flags),
         Command::Schema { options: Some(path), .. } => options::write(&path),
         Command::Schema { dir, .. } => schema::schema(dir.as_deref()),
     }

@@ -5,18 +5,18 @@
 use super::agent::{AgentConfig, AgentFlags};
 use super::caller::{ChatFlags, MockFlags};
 use super::conform::ConformFlags;
-use super::{AttachFlags, ConfigError, DispatchFlags, ServeFlags, SessionsListFlags};
+use super::{AttachFlags, CheckFlags, ConfigError, DispatchFlags, InitFlags, ServeFlags, SessionsListFlags};
 use clap::{Args, Parser, Subcommand};
 
 /// Runs an agent's turns inside a sandbox: one binary, several host protocols, handlers in any language.
 #[derive(Debug, Parser)]
 #[command(name = "turnhost", version, args_override_self = true, args_conflicts_with_subcommands = true)]
 #[command(
-    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost chat [options]\n       turnhost attach [options] ID\n       turnhost sessions [options]\n       turnhost dispatch --config FILE [options]\n       turnhost mock dari|runtimeuse --url URL [options]\n       turnhost conform URL --protocol NAME | --handler PATH [options]\n       turnhost demo\n       turnhost schema"
+    override_usage = "turnhost [serve] [options]\n       turnhost run [options] \"PROMPT\"\n       turnhost chat [options]\n       turnhost attach [options] ID\n       turnhost sessions [options]\n       turnhost dispatch --config FILE [options]\n       turnhost mock dari|runtimeuse --url URL [options]\n       turnhost conform URL --protocol NAME | --handler PATH [options]\n       turnhost init [LANGUAGE] [DIR]\n       turnhost check [DIR]\n       turnhost demo\n       turnhost schema"
 )]
 #[command(
     after_help = "Exit codes: 0 stopped as asked, 1 cannot start or go on, or the session failed (attach, dispatch), \
-                        2 wrong usage, 3 the turn failed (run, chat), 4 something differed from the contract (demo, mock, conform), 130 stopped by Ctrl+C."
+                        2 wrong usage, 3 the turn failed (run, chat), 4 something differed from the contract (demo, mock, check, conform), 130 stopped by Ctrl+C."
 )]
 pub struct CommandLine {
     /// What to do; `serve` when nothing is named.
@@ -48,6 +48,10 @@ pub enum Command {
     Dispatch(Box<DispatchFlags>),
     /// Start a server, play the hosts against it, show what each saw; needs no key and no network
     Demo,
+    /// Write a new bundle: dari.yml, setup.sh, prompts and a handler
+    Init(InitFlags),
+    /// Read a bundle's dari.yml, start its command as a platform would, and try the contract
+    Check(CheckFlags),
     /// Print the JSON Schema of every wire, and our HTTP as OpenAPI
     Schema {
         /// Writes a file for each wire into this folder instead

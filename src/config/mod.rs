@@ -4,6 +4,7 @@
 
 mod agent;
 mod agents;
+mod bundle;
 mod caller;
 mod claude;
 mod client;
@@ -23,6 +24,7 @@ mod work;
 pub use agent::{Agent, AgentConfig, AgentFlags};
 #[cfg(any(fuzzing, test))]
 pub use agents::fuzz_agents;
+pub use bundle::{BundleLanguage, CheckConfig, CheckFlags, InitFlags};
 pub use caller::{Chaos, ChatFlags, Host, MockFlags};
 pub use client::{
     AttachConfig, AttachFlags, DispatchConfig, DispatchFlags, ServerConfig, SessionsListFlags, StartedAs,

@@ -3,6 +3,7 @@
 //! Owns what a path to a handler means. Looks at the disk, starts nothing.
 
 use super::ConfigError;
+use super::values::bundle_folders;
 use crate::process::{is_program, on_path};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -55,7 +56,7 @@ pub fn handler_program(
     environment: &BTreeMap<OsString, OsString>,
 ) -> Result<HandlerProgram, ConfigError> {
     let shown = path.display();
-    let module = path.canonicalize().map_err(|error| match error.kind() {
+    let module = in_bundle(path, environment).canonicalize().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => ConfigError(format!("handler not found: {shown}")),
         _ => ConfigError(format!("handler {shown} cannot be read: {error}")),
     })?;
@@ -79,6 +80,16 @@ pub fn handler_program(
     };
     let interpreter = interpreter.ok_or_else(|| ConfigError(missing.to_owned()))?;
     Ok(HandlerProgram::Module { language, interpreter, module, named: path.to_owned() })
+}
+
+/// A relative path that is not there from here is looked for where a platform may have put the bundle: it may start the
+/// server in any folder.
+fn in_bundle(path: &Path, environment: &BTreeMap<OsString, OsString>) -> PathBuf {
+    if path.is_absolute() || path.exists() {
+        return path.to_owned();
+    }
+    let mut places = bundle_folders(environment).into_iter().map(|folder| folder.join(path));
+    places.find(|place| place.is_file()).unwrap_or_else(|| path.to_owned())
 }
 
 fn stdio_program(path: &Path, program: PathBuf, extension: Option<&str>) -> Result<HandlerProgram, ConfigError> {

@@ -1,18 +1,20 @@
 //! Contracts that can be checked from outside: what a server of a protocol has to do, as named checks.
 //!
-//! Owns what a check is and the list of all of them; one file per protocol has the checks themselves. Starts nothing and
-//! prints nothing: it is given a place to speak to, and tells each finding to whoever asked.
+//! Owns what a check is and the list of all of them; one file per protocol has the checks themselves. `manifest`
+//! reads a bundle and `start` starts it; nothing is printed: each finding is told to whoever asked.
 //!
 //! A name never changes its meaning once it was released. Each has a paragraph in `docs/checks.md`, which is part of the
 //! binary; a test compares the two.
 
 pub mod dari;
 pub mod handler;
+pub mod manifest;
 mod report;
 pub mod runtimeuse;
 pub mod sessions;
+pub mod start;
 
-pub use report::{Finding, Place, Report, Verdict};
+pub use report::{Finding, Lines, Place, Report, Verdict};
 
 /// One thing that a contract says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,10 @@ pub const PAGE: &str = include_str!("../../docs/checks.md");
 
 /// Every check there is, by protocol, in the order in which they are made.
 pub const ALL: &[(&str, &[Check])] = &[
+    ("manifest", manifest::CHECKS),
+    ("start", start::CHECKS),
     ("dari", dari::CHECKS),
+    ("stop", start::AT_END),
     ("runtimeuse", runtimeuse::CHECKS),
     ("sessions", sessions::CHECKS),
     ("handler", handler::CHECKS),

@@ -103,6 +103,43 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Findings as lines for a person, as they are made: checks that are left out for one reason are one line.
+#[derive(Debug, Default)]
+pub struct Lines {
+    skipped: Vec<Finding>,
+}
+
+impl Lines {
+    /// The verdict and the text of what can be shown now.
+    pub fn take(&mut self, finding: &Finding) -> Vec<(Verdict, String)> {
+        let goes_on = self.skipped.first().is_none_or(|first| first.seen == finding.seen);
+        let mut lines = Vec::new();
+        if finding.verdict != Verdict::Skipped || !goes_on {
+            lines.extend(self.rest());
+        }
+        if finding.verdict == Verdict::Skipped {
+            self.skipped.push(finding.clone());
+        } else {
+            lines.push((finding.verdict, finding.to_string()));
+        }
+        lines
+    }
+
+    /// What is left at the end.
+    pub fn rest(&mut self) -> Option<(Verdict, String)> {
+        let skipped = std::mem::take(&mut self.skipped);
+        let text = match skipped.as_slice() {
+            [] => return None,
+            [only] => only.to_string(),
+            [first, .., last] => {
+                let (word, count) = (Verdict::Skipped.word(), skipped.len());
+                format!("{word} {count} checks, {} to {}: {}", first.check.name, last.check.name, first.seen)
+            }
+        };
+        Some((Verdict::Skipped, text))
+    }
+}
+
 /// The findings about one subject.
 pub struct Report {
     protocol: &'static str,
@@ -169,6 +206,23 @@ impl Report {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.count(Verdict::Differs) == 0
+    }
+
+    /// Whether the check of this name was made and differs.
+    #[must_use]
+    pub fn differs(&self, name: &str) -> bool {
+        self.differing().any(|differing| differing == name)
+    }
+
+    /// The first check that differs.
+    #[must_use]
+    pub fn first_that_differs(&self) -> Option<&'static str> {
+        self.differing().next()
+    }
+
+    fn differing(&self) -> impl Iterator<Item = &'static str> {
+        let findings = self.findings.iter().filter(|finding| finding.verdict == Verdict::Differs);
+        findings.map(|finding| finding.check.name)
     }
 
     /// The last line, in words.
@@ -239,9 +293,9 @@ mod tests {
         assert!(report.check(&FIRST, async { Ok("200".to_owned()) }).await);
         assert!(!report.check(&SECOND, async { Err("500\nInternal".to_owned()) }).await);
         report.skip_rest(&[FIRST, SECOND, THIRD], "the second differs");
-        let lines: Vec<String> = tells.try_iter().collect();
+        let found: Vec<String> = tells.try_iter().collect();
         assert_eq!(
-            lines,
+            found,
             [
                 "ok      x-first: a first turn is answered (200)",
                 "DIFFERS x-second: so is a second\n        seen: 500\n        Internal",
@@ -253,6 +307,26 @@ mod tests {
         assert_eq!(record["holds"], false);
         assert_eq!(record["checks"][1]["verdict"], "differs");
         assert_eq!(record["checks"][1]["seen"], "500\nInternal");
+    }
+
+    #[test]
+    fn what_is_left_out_for_one_reason_is_one_line() {
+        let finding = |check: Check, verdict, seen: &str| Finding {
+            check,
+            verdict,
+            seen: seen.to_owned(),
+            places: Vec::new(),
+            took: Duration::ZERO,
+        };
+        let mut lines = Lines::default();
+        assert!(lines.take(&finding(FIRST, Verdict::Skipped, "no server")).is_empty());
+        assert!(lines.take(&finding(SECOND, Verdict::Skipped, "no server")).is_empty());
+        let shown = lines.take(&finding(THIRD, Verdict::Skipped, "no third"));
+        assert_eq!(shown, [(Verdict::Skipped, "skipped 2 checks, x-first to x-second: no server".to_owned())]);
+        let shown = lines.take(&finding(FIRST, Verdict::Holds, ""));
+        let texts: Vec<&str> = shown.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(texts, ["skipped x-third: no third", "ok      x-first: a first turn is answered"]);
+        assert_eq!(lines.rest(), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod bridges;
 mod burst;
 mod cancels;
 mod chat;
+mod check;
 mod claude;
 mod claude_misbehaves;
 mod codex;

@@ -51,6 +51,18 @@ fn the_commands_run_as_shown() {
     );
 }
 
+/// One after the other, in an empty folder.
+#[test]
+fn a_bundle_is_made_and_checked_as_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["turnhost init ", "turnhost check "] {
+        let line = readme().lines().find(|line| line.starts_with(command)).unwrap().to_owned();
+        let args: Vec<&str> = line.split('#').next().unwrap().split_whitespace().skip(1).collect();
+        let output = server_command(&args).current_dir(folder.path()).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
 #[tokio::test]
 async fn the_curl_call_works_as_shown_port_aside() {
     let server = Server::start(&["--agent", "echo"]);
