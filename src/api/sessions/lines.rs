@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// Writes a session's log.
 pub struct Lines {
@@ -25,6 +26,8 @@ pub struct Lines {
     out: Vec<u8>,
     /// Where the log is to go on.
     at: u64,
+    /// A write that was begun.
+    writing: Option<JoinHandle<io::Result<()>>>,
     /// Calls without a result: the tool's name, and since when.
     calls: HashMap<String, (String, u64)>,
     turn: Said,
@@ -68,6 +71,7 @@ impl Lines {
             tells_itself: kind != AgentKind::Other,
             out: Vec::new(),
             at,
+            writing: None,
             calls: HashMap::new(),
             turn: Said::default(),
             is_broken: false,
@@ -80,24 +84,27 @@ impl Lines {
         write_line(&mut self.out, start, kind, data, at_ms);
     }
 
-    /// Writes what has come together.
+    /// Writes what has come together. Cancel-safe: what was begun is waited for the next time, and nothing comes before it.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if self.is_broken {
-            return Err(io::Error::other("some of it was not written"));
-        }
+        self.written().await?;
         if self.out.is_empty() {
             return Ok(());
         }
         let (session, lines) = (self.session.clone(), std::mem::take(&mut self.out));
-        let length = lines.len() as u64;
+        self.at += lines.len() as u64;
         // A disk may take its time.
-        let written = tokio::task::spawn_blocking(move || session.log.append(&lines)).await;
-        let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
-        if written.is_ok() {
-            self.at += length;
+        self.writing = Some(tokio::task::spawn_blocking(move || session.log.append(&lines)));
+        self.written().await
+    }
+
+    async fn written(&mut self) -> io::Result<()> {
+        if let Some(writing) = &mut self.writing {
+            let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+            self.writing = None;
+            self.is_broken |= written.is_err();
+            written?;
         }
-        self.is_broken = written.is_err();
-        written
+        if self.is_broken { Err(io::Error::other("some of it was not written")) } else { Ok(()) }
     }
 
     /// A turn begins.

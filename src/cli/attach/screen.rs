@@ -142,7 +142,8 @@ impl Screen {
     fn notice(&mut self, says: &LineSays) -> Said {
         let subtype = says.subtype.as_deref().unwrap_or_default();
         match subtype {
-            "heartbeat" => return Said::Other,
+            // That it lives, and that it calls its model, is nothing to read.
+            "heartbeat" | "status" => return Said::Other,
             "heard" => return Said::Heard,
             _ => {}
         }
