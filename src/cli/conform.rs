@@ -4,7 +4,7 @@
 
 use super::{DIFFERED, OK, agent};
 use crate::config::{ConfigError, ConformFlags, HandlerProgram, Subject};
-use crate::conformance::{Finding, Report, handler, runtimeuse, sessions};
+use crate::conformance::{Finding, Report, dari, handler, runtimeuse, sessions};
 use crate::process::{Environment, Launch, OnExit, StdinFrom};
 use crate::redact::Redactor;
 use crate::telemetry::{self, LogConfig};
@@ -35,8 +35,23 @@ async fn look(subject: Subject, flags: ConformFlags) -> Result<u8, ConfigError> 
             let _ = writeln!(std::io::stdout(), "{finding}");
         }
     };
-    let ConformFlags { prompt, agent, .. } = flags;
+    let ConformFlags { prompt, agent, health_path, advance_path, .. } = flags;
     let report = match subject {
+        Subject::Dari(url) => {
+            let mut report = Report::new("dari", &crate::outbound::websocket::shown(&url), tell);
+            let target = dari::Target {
+                base: url.as_str().trim_end_matches('/').to_owned(),
+                health_path,
+                advance_path,
+                token,
+                ready_within: READY,
+                turn_within,
+                // How somebody else's server ended is not known here.
+                ended: Box::new(|| None),
+            };
+            dari::drive(&mut report, &target).await.map_err(ConfigError)?;
+            report
+        }
         Subject::RuntimeUse(url) => {
             let mut report = Report::new("runtimeuse", &crate::outbound::websocket::shown(&url), tell);
             runtimeuse::drive(&mut report, &runtimeuse::Target { url, token, prompt, turn_within }).await;

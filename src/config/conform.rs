@@ -18,9 +18,15 @@ pub struct ConformFlags {
     /// The server: http://HOST:PORT, for runtimeuse ws://HOST:PORT
     #[arg(value_name = "URL", required_unless_present = "handler", conflicts_with = "handler", requires = "protocol")]
     url: Option<String>,
-    /// The contract: runtimeuse or sessions
-    #[arg(long, value_name = "NAME", value_parser = ["runtimeuse", "sessions"], conflicts_with = "handler")]
+    /// The contract: dari, runtimeuse or sessions
+    #[arg(long, value_name = "NAME", value_parser = ["dari", "runtimeuse", "sessions"], conflicts_with = "handler")]
     protocol: Option<String>,
+    /// Where a server of Dari's contract tells its health
+    #[arg(long, default_value = "/health", value_name = "PATH")]
+    pub health_path: String,
+    /// Where it takes turns
+    #[arg(long, default_value = "/runtime/advance", value_name = "PATH")]
+    pub advance_path: String,
     /// A handler instead of a server: a module, or a program that speaks the stdio protocol
     #[arg(long, value_name = "PATH")]
     handler: Option<PathBuf>,
@@ -50,6 +56,8 @@ pub struct ConformFlags {
 /// What is looked at.
 #[derive(Debug, Clone)]
 pub enum Subject {
+    /// A server of Dari's contract.
+    Dari(Url),
     /// A server of RuntimeUse's protocol.
     RuntimeUse(Url),
     /// A server of agentruntime's protocol.
@@ -83,7 +91,9 @@ impl ConformFlags {
             return websocket::parse(text).map(Subject::RuntimeUse).map_err(ConfigError);
         }
         match Url::parse(text) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.path() == "/" => Ok(Subject::Sessions(url)),
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.path() == "/" => {
+                Ok(if self.protocol.as_deref() == Some("dari") { Subject::Dari(url) } else { Subject::Sessions(url) })
+            }
             _ => Err(ConfigError(format!("{text}: expected http://HOST:PORT"))),
         }
     }

@@ -41,8 +41,9 @@ fn conform_handler(handler: &Path) -> Command {
 #[tokio::test]
 async fn turnhost_keeps_the_contracts_of_its_servers() {
     let server = Server::start(&["--agent", "echo"]);
+    let runtimeuse = format!("ws://127.0.0.1:{}", server.port);
     for (protocol, url, checks) in
-        [("runtimeuse", format!("ws://127.0.0.1:{}", server.port), 22), ("sessions", server.url(""), 17)]
+        [("dari", server.url(""), 19), ("runtimeuse", runtimeuse, 22), ("sessions", server.url(""), 17)]
     {
         let (end, report, differ) = report(conform(&url, protocol)).await;
         assert_eq!((end.code, &*differ), (Some(0), &[][..]), "{protocol}: {report:#}");
