@@ -14,7 +14,7 @@ const STEPS: usize = 10_000;
 const SESSIONS: usize = 6;
 /// The engine remembers a hundred turns of a session.
 const RETRIED: usize = 60;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Numbers that look random and come again with their seed.
 struct Dice(u64);
@@ -112,7 +112,9 @@ fn open(folder: &Path, script: &Script) -> (Runtime, Engine, Arc<SqliteStore>) {
                 Err(error) => panic!("{error}"),
             }
         };
-        let options = EngineOptions { max_quiet_sessions: 3, ..EngineOptions::default() };
+        // A disk that others keep busy is no store that failed: what was answered without it could not be found again.
+        let log = LogLimits { patience: PATIENCE, ..LogLimits::default() };
+        let options = EngineOptions { max_quiet_sessions: 3, log, ..EngineOptions::default() };
         (engine(options, script.clone(), store.clone()), store)
     });
     (runtime, engine, store)

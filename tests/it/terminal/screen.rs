@@ -34,7 +34,7 @@ async fn a_talk() {
     pty.type_line("@sleep 60000");
     server.busy().await;
     pty.type_line("/interrupt");
-    pty.shows("[result] status=error_during_execution").await;
+    pty.shows("[result] status=interrupted").await;
     pty.type_line("@sleep 60001");
     server.busy().await;
     pty.ctrl_c();
@@ -62,7 +62,7 @@ async fn an_interrupt_is_forgotten() {
         pty.type_line("@sleep 60000");
         server.busy().await;
         pty.ctrl_c();
-        super::until(|| pty.shown().matches("[result] status=error_during_execution").count() == turn, || pty.shown()).await;
+        super::until(|| pty.shown().matches("[result] status=interrupted").count() == turn, || pty.shown()).await;
         server.idle().await;
         pty.type_line(&format!("on {turn}"));
         pty.shows(&format!("\non {turn}\non {turn}\n")).await;
