@@ -4,7 +4,7 @@ use super::run;
 use crate::support::{PATIENCE, SOON, Server, eventually, proc, repository};
 use serde_json::{Value, json};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The program, driving the script `fake-claude` on a free port.
@@ -110,7 +110,16 @@ async fn what_cannot_be() {
     let mut client = server.connect("/ws?since=0").await;
     until(&mut client, "error").await;
     assert_eq!(until(&mut client, "exit").await["exit_code"], 1);
-    let health = server.get("/health").await.json();
-    assert_eq!((&health["status"], &health["agent_running"]), (&json!("error"), &json!(false)), "{health}");
+    // The last line is there before the state is.
+    let ended = async {
+        loop {
+            let health = server.get("/health").await.json();
+            if health["status"] == "error" && health["agent_running"] == false {
+                return health;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let health = tokio::time::timeout(PATIENCE, ended).await.expect("the end in its health");
     assert!(health["error_detail"].as_str().unwrap().contains("/no/such/claude"), "{health}");
 }
