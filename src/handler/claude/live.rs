@@ -133,10 +133,19 @@ impl Live {
         self.child.started().await.ok()
     }
 
+    /// Tells it that nothing more comes.
+    pub fn hang_up(&mut self) {
+        self.stdin = None;
+    }
+
+    pub const fn is_hung_up(&self) -> bool {
+        self.stdin.is_none()
+    }
+
     /// Tells it that nothing more comes, and waits for its end, until it has been silent for `patience`. `None`: it is
     /// still there. Cancel-safe.
     pub async fn close(&mut self, patience: Option<Duration>) -> Option<Closed> {
-        self.stdin = None;
+        self.hang_up();
         let exit = loop {
             let silent = async {
                 match patience {

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +26,10 @@ pub struct Pool {
     program: OnceLock<Option<PathBuf>>,
     places: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
+    /// Something waits for less long than it did.
+    sooner: Notify,
+    /// One more process waits for a turn.
+    parked: Notify,
     stopping: CancellationToken,
 }
 
@@ -37,9 +41,14 @@ struct Waiting {
     is_swept: bool,
 }
 
+/// How long a process whose place another took may take to end, and its session to ask how it did.
+const LEAVING: Duration = Duration::from_secs(2);
+
 struct Parked {
     live: Live,
     since: Instant,
+    /// When it is ended, whatever it still does.
+    until: Instant,
 }
 
 impl Pool {
@@ -50,6 +59,8 @@ impl Pool {
             tasks,
             program: OnceLock::new(),
             waiting: Mutex::default(),
+            sooner: Notify::new(),
+            parked: Notify::new(),
             stopping: CancellationToken::new(),
         }
     }
@@ -70,7 +81,7 @@ impl Pool {
     /// The process that a session has, if it can go on with what is asked.
     pub fn kept(&self, session: &SessionId, fits: impl FnOnce(&Live) -> bool) -> Option<Live> {
         let mut live = self.waiting().sessions.remove(session)?.live;
-        if live.is_quiet() && fits(&live) {
+        if live.is_quiet() && !live.is_hung_up() && fits(&live) {
             return Some(live);
         }
         self.finish(live);
@@ -94,27 +105,31 @@ impl Pool {
 
     async fn place(&self) -> OwnedSemaphorePermit {
         loop {
+            let parked = std::pin::pin!(self.parked.notified());
             if let Ok(place) = self.places.clone().try_acquire_owned() {
                 return place;
             }
-            let oldest = {
-                let mut waiting = self.waiting();
-                let oldest = waiting.sessions.iter().min_by_key(|(_, parked)| parked.since).map(|(id, _)| id.clone());
-                oldest.and_then(|id| waiting.sessions.remove(&id))
-            };
-            let Some(Parked { mut live, .. }) = oldest else { break };
-            // Its place goes over; it ends by itself meanwhile.
-            let place = live.place.take();
-            self.finish(live);
-            if let Some(place) = place {
+            if let Some(place) = self.oldest_place() {
                 return place;
             }
+            tokio::select! {
+                Ok(place) = self.places.clone().acquire_owned() => return place,
+                // A process whose turn is over keeps its place, until somebody needs it.
+                () = parked => {}
+            }
         }
-        // Never closed, so this only waits.
-        match self.places.clone().acquire_owned().await {
-            Ok(place) => place,
-            Err(_) => std::future::pending().await,
-        }
+    }
+
+    /// The place of the process that waits for longest, which ends by itself meanwhile. It is its session's still: a
+    /// session that is about to end wants to know how its agent did.
+    fn oldest_place(&self) -> Option<OwnedSemaphorePermit> {
+        let mut waiting = self.waiting();
+        let placed = waiting.sessions.values_mut().filter(|parked| parked.live.place.is_some());
+        let oldest = placed.min_by_key(|parked| parked.since)?;
+        oldest.live.hang_up();
+        oldest.until = Instant::now() + LEAVING;
+        self.sooner.notify_one();
+        oldest.live.place.take()
     }
 
     fn start(&self, begin: Begin) -> Result<Live, AgentError> {
@@ -142,9 +157,12 @@ impl Pool {
             return;
         }
         let mut waiting = self.waiting();
-        let earlier = waiting.sessions.insert(session.clone(), Parked { live, since: Instant::now() });
+        let since = Instant::now();
+        let until = since + self.options.keep;
+        let earlier = waiting.sessions.insert(session.clone(), Parked { live, since, until });
         let is_swept = std::mem::replace(&mut waiting.is_swept, true);
         drop(waiting);
+        self.parked.notify_waiters();
         if let Some(earlier) = earlier {
             self.finish(earlier.live);
         }
@@ -159,18 +177,23 @@ impl Pool {
             let (old, next) = {
                 let mut waiting = self.waiting();
                 let now = Instant::now();
-                let old: Vec<_> =
-                    waiting.sessions.extract_if(|_, parked| parked.since + self.options.keep <= now).collect();
-                let next = waiting.sessions.values().map(|parked| parked.since + self.options.keep).min();
+                let old: Vec<_> = waiting.sessions.extract_if(|_, parked| parked.until <= now).collect();
+                let next = waiting.sessions.values().map(|parked| parked.until).min();
                 waiting.is_swept = next.is_some();
                 (old, next)
             };
-            for (_, parked) in old {
-                self.finish(parked.live);
+            for (_, Parked { live, .. }) in old {
+                if live.is_hung_up() {
+                    // It had its time.
+                    drop(live);
+                } else {
+                    self.finish(live);
+                }
             }
             let Some(next) = next else { return };
             tokio::select! {
                 () = self.stopping.cancelled() => return,
+                () = self.sooner.notified() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
         }

@@ -132,6 +132,36 @@ async fn a_hundred_agents() {
     join_all(sessions).await;
 }
 
+/// Agents that have done their one turn make room for others, and what they exit with is known all the same.
+#[tokio::test]
+async fn more_agents_than_places() {
+    let server = super::ends::scripted(|command| _ = command.env("TURNHOST_CLAUDE_PROCESSES", "2"));
+    let sessions = (0..24).map(|n| {
+        let server = &server;
+        async move {
+            let code = [7, 3][n % 2];
+            let id = create(server, &super::ends::asked(&json!([["result"], ["sleep", 0.1], ["exit", code]]))).await;
+            assert_eq!(ended(server, &id).await["exit_code"], code, "the {n}th");
+        }
+    });
+    join_all(sessions).await;
+}
+
+/// Conversations that go on keep their process only until another needs its place.
+#[tokio::test]
+async fn more_talks_than_places() {
+    let server = super::ends::scripted(|command| _ = command.env("TURNHOST_CLAUDE_PROCESSES", "1"));
+    let mut talks = Vec::new();
+    for _ in 0..3 {
+        let body = json!({"agent": "claude", "interactive": true, "prompt": json!([["result"]]).to_string()});
+        talks.push(create(&server, &body).await);
+    }
+    for id in talks {
+        let mut reader = Reader::open(&server, &id, "?since=0").await;
+        reader.until_line("result").await;
+    }
+}
+
 /// After a restart the past is there: listed, told of, read, and streamed.
 #[tokio::test]
 async fn a_past_behind_a_restart() {
