@@ -20,7 +20,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use turnhost::{Cancel, Failure, Handler, Reply, Server, Sink, SqliteStore, Turn};
+use turnhost::{Cancel, DiskStore, Failure, Handler, Reply, Server, Sink, Turn};
 
 const RUNS: usize = 5;
 /// How long one run says something, at a pace.
@@ -102,7 +102,7 @@ fn serve(folder: Option<&Path>) {
         let server = Server::builder().handler(Paced).port(0);
         let server = match folder {
             Some(folder) => {
-                server.store(Arc::new(SqliteStore::open(&folder, turnhost::Keep::default()).expect("a store")))
+                server.store(Arc::new(DiskStore::open(&folder, turnhost::Keep::default()).expect("a store")))
             }
             None => server,
         };

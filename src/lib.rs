@@ -67,6 +67,6 @@ pub use model::{
 pub use process::{Environment, run_if_asked as run_shim_if_asked};
 pub use redact::{Redactor, Secret};
 pub use store::{
-    Acknowledge, Batch, Done, Entries, Interrupted, Keep, MemoryStore, NewestTurn, OpenError, Page, Promised,
-    SqliteStore, Store, StoreError, StoreHealth, StoredSession, StoredTurn,
+    Acknowledge, Batch, DiskStore, Done, Entries, Interrupted, Keep, MemoryStore, NewestTurn, OpenError, Page,
+    Promised, Store, StoreError, StoreHealth, StoredSession, StoredTurn,
 };

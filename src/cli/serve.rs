@@ -7,7 +7,7 @@ use crate::api::{Listening, Server, SessionsOptions};
 use crate::config::{ConfigError, DataConfig, ServeConfig};
 use crate::process;
 use crate::redact::Redactor;
-use crate::store::{OpenError, SqliteStore};
+use crate::store::{DiskStore, OpenError};
 use crate::telemetry;
 use std::io::Write;
 use std::sync::Arc;
@@ -30,11 +30,11 @@ pub fn serve(runtime: &Runtime, config: ServeConfig) -> Result<u8, ConfigError> 
 }
 
 /// What keeps the sessions; `None` is the memory. A folder that cannot be used costs a warning and nothing else.
-fn store(data: DataConfig) -> Option<SqliteStore> {
+fn store(data: DataConfig) -> Option<DiskStore> {
     if data.is_homeless {
         tracing::warn!("there is no HOME and no --data-dir: sessions live in memory and end with this server");
     }
-    let opened = SqliteStore::open(&data.folder?, data.keep);
+    let opened = DiskStore::open(&data.folder?, data.keep);
     let warn = |error: &OpenError| {
         tracing::warn!(%error, "--data-dir cannot be used: sessions live in memory and end with this server");
     };

@@ -39,7 +39,7 @@ use crate::model::{CancelReason, Fault, FaultCode, OnDrain, Seq, SessionId, Turn
 use crate::outbound;
 use crate::process::Environment;
 use crate::redact::Redactor;
-use crate::store::Store;
+use crate::store::{Store, with_time};
 use crate::telemetry::metrics::{Meters, metrics};
 use registry::Registry;
 use session::Admitted;
@@ -333,10 +333,14 @@ impl Engine {
         let engine = &self.0;
         let mut runner = Box::pin(run::run_session(engine.clone(), session));
         if first_step_here {
+            // The main runtime's own thread waits for no write: others depend on it.
+            let has_time = Handle::try_current().is_ok_and(|here| here.id() != engine.runtime.id());
             let _main = engine.runtime.enter();
             // Nobody is woken: `spawn_on` polls it again.
             let nobody = &mut Context::from_waker(Waker::noop());
-            if runner.as_mut().poll(nobody).is_ready() {
+            let mut step = || runner.as_mut().poll(nobody).is_ready();
+            let is_over = if has_time { with_time(step) } else { step() };
+            if is_over {
                 return;
             }
         }

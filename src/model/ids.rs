@@ -34,6 +34,12 @@ impl SessionId {
         Self(format!("{protocol}:{text}").into())
     }
 
+    /// An id that was one before, as it was kept.
+    #[must_use]
+    pub fn kept(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -2,19 +2,20 @@
 //!
 //! Owns how entries are kept and read back. Knows nothing of queues, handlers or protocols; numbering is the engine's.
 
+mod disk;
 mod lines;
 mod memory;
 mod spill;
-mod sqlite;
 
+pub use disk::{DiskStore, OpenError};
 pub use lines::{LineLog, LogEnd};
 pub use memory::MemoryStore;
 pub use spill::{Extent, Spill, SpillError, SpillLimits, Spilled};
-pub use sqlite::{OpenError, SqliteStore};
 
 use crate::model::{Entry, Outcome, RawJson, Repeat, Seq, SessionId, TurnId};
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,24 @@ pub struct Batch {
     pub session: SessionId,
     /// Its entries; never empty.
     pub entries: Entries,
+}
+
+thread_local! {
+    static HAS_TIME: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something on a thread that may wait for a write, on which no timer and no other turn depends: within it,
+/// [`Store::append`] may keep a batch before it returns, which spares two changes of threads.
+pub fn with_time<T>(work: impl FnOnce() -> T) -> T {
+    let before = HAS_TIME.replace(true);
+    let result = work();
+    HAS_TIME.set(before);
+    result
+}
+
+/// Whether this thread may wait for a write.
+fn has_time() -> bool {
+    HAS_TIME.get()
 }
 
 /// Who gave a batch, and is told what became of it.
@@ -167,7 +186,7 @@ pub enum StoreHealth {
 /// one unacknowledged batch per session and bounds what it holds back meanwhile; a store that groups the batches of
 /// many sessions into one commit is what makes it fast.
 pub trait Store: Send + Sync + 'static {
-    /// Takes a batch. Must not block; `done` is told exactly once.
+    /// Takes a batch; `done` is told exactly once. Must not block, except within [`with_time`], for a write.
     fn append(&self, batch: Batch, done: Done);
 
     /// Notes that a caller has the whole answer of a turn. Must not block; may be forgotten in a crash, as what it says

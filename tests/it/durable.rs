@@ -178,7 +178,8 @@ async fn a_full_disk() {
     eventually("the session is kept again", || server.log().contains("keeps this session").then_some(())).await;
     // What is on the disk has a gap there, and no number twice.
     let copy = TempDir::new().unwrap();
-    for name in ["turnhost.db", "turnhost.db-wal"] {
+    std::fs::create_dir(copy.path().join("log")).unwrap();
+    for name in ["index.db", "index.db-wal", "log/0000000000000000000.log"] {
         let from = format!("/proc/{}/root{}/{name}", server.pid(), data.display());
         std::fs::copy(from, copy.path().join(name)).unwrap();
     }
@@ -250,7 +251,7 @@ async fn the_usual_folder() {
         let server = with(variable, value);
         let first = server.advance(&ask).await.body;
         assert_eq!(server.get("/health").await.json()["store"], json!({"state": "ok"}), "{variable}");
-        assert!(folder.join("turnhost.db").exists(), "{variable}");
+        assert!(folder.join("index.db").exists(), "{variable}");
         kill(server).await;
         assert_eq!(with(variable, value).advance(&ask).await.body, first);
     }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::model::RawJson;
-use crate::store::{Keep, OpenError, SqliteStore};
+use crate::store::{DiskStore, Keep, OpenError};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -94,18 +94,18 @@ struct World {
     script: Script,
     runtime: Option<Runtime>,
     engine: Option<Engine>,
-    store: Option<Arc<SqliteStore>>,
+    store: Option<Arc<DiskStore>>,
     sessions: Vec<Known>,
     dice: Dice,
     keys: usize,
 }
 
-fn open(folder: &Path, script: &Script) -> (Runtime, Engine, Arc<SqliteStore>) {
+fn open(folder: &Path, script: &Script) -> (Runtime, Engine, Arc<DiskStore>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (engine, store) = runtime.block_on(async {
         let began = Instant::now();
         let store = loop {
-            match SqliteStore::open(folder, Keep::default()) {
+            match DiskStore::open(folder, Keep::default()) {
                 Ok(store) => break Arc::new(store),
                 // The one before is on its way out.
                 Err(OpenError::InUse(_)) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),

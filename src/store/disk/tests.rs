@@ -15,8 +15,8 @@ impl Acknowledge for Told {
     }
 }
 
-fn open(folder: &Path) -> Result<SqliteStore, OpenError> {
-    SqliteStore::open(folder, Keep::default())
+fn open(folder: &Path) -> Result<DiskStore, OpenError> {
+    DiskStore::open(folder, Keep::default())
 }
 
 fn id(text: &str) -> SessionId {
@@ -54,7 +54,7 @@ fn said(seq: u64, turn: &str, text: &str) -> Arc<Entry> {
     entry(seq, turn, What::Said(Event::TextDelta { block: None, text: text.to_owned() }))
 }
 
-async fn put(store: &SqliteStore, session: &str, entries: Vec<Arc<Entry>>) -> Result<(), StoreError> {
+async fn put(store: &DiskStore, session: &str, entries: Vec<Arc<Entry>>) -> Result<(), StoreError> {
     let (told, mut wait) = unbounded_channel();
     let last = entries.last().unwrap().seq;
     let batch = Batch { session: id(session), entries: Entries::from_vec(entries) };
@@ -119,7 +119,7 @@ fn a_folder_has_one_owner() {
     assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
     drop(store);
     drop(open(folder.path()).unwrap());
-    let connection = Connection::open(folder.path().join("turnhost.db")).unwrap();
+    let connection = Connection::open(folder.path().join("index.db")).unwrap();
     connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
     let refused = open(folder.path()).err().unwrap();
     assert!(matches!(refused, OpenError::Later { form: 2, .. }), "{refused}");
@@ -137,8 +137,13 @@ async fn nobody_else_reads_it() {
     put(&store, "s", vec![accepted(1, "t1", "k1", 1)]).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);
-    for entry in std::fs::read_dir(&folder).unwrap().flatten() {
-        assert_eq!(mode(&entry.path()), 0o600, "{}", entry.path().display());
+    assert_eq!(mode(&folder.join("log")), 0o700);
+    let inner = std::fs::read_dir(folder.join("log")).unwrap();
+    let files = std::fs::read_dir(&folder).unwrap().chain(inner).flatten().map(|entry| entry.path());
+    let files: Vec<PathBuf> = files.filter(|path| path.is_file()).collect();
+    assert!(files.len() > 2, "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
 }
 
@@ -146,12 +151,8 @@ async fn nobody_else_reads_it() {
 #[tokio::test]
 async fn a_full_disk() {
     let folder = TempDir::new().unwrap();
-    drop(open(folder.path()).unwrap());
-    let file = folder.path().join("turnhost.db");
-    let connection = connect(&file).unwrap();
-    connection.pragma_update(None, "max_page_count", 40).unwrap();
-    let lock = Flock::lock(File::create(folder.path().join("other")).unwrap(), FlockArg::LockExclusive).unwrap();
-    let store = SqliteStore::start(connection, &file, Keep::default(), lock).unwrap();
+    let store = open(folder.path()).unwrap();
+    store.full_at(100_000);
     put(&store, "s", vec![accepted(1, "t1", "k1", 1), ended(2, "t1", "kept")]).await.unwrap();
     let large = "x".repeat(1 << 20);
     let error = put(&store, "s", vec![accepted(3, "t2", "k2", 1), said(4, "t2", &large)]).await.unwrap_err();
@@ -161,6 +162,18 @@ async fn a_full_disk() {
     assert_eq!(store.health(), StoreHealth::Ok, "it works again");
     let session = store.session(&id("s")).await.unwrap().unwrap();
     assert_eq!((session.last, session.settled.len()), (Seq(4), 2));
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy_all(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 fn numbers(page: &Page) -> Vec<u64> {
@@ -184,9 +197,7 @@ async fn the_index_follows_behind_the_log() {
     }
     // As a killed process leaves it: without a last word of the thread.
     let copy = TempDir::new().unwrap();
-    for name in ["turnhost.db", "turnhost.db-wal"] {
-        std::fs::copy(folder.path().join(name), copy.path().join(name)).unwrap();
-    }
+    copy_all(folder.path(), copy.path());
     drop(store);
     for folder in [&folder, &copy] {
         let store = open(folder.path()).unwrap();
@@ -208,7 +219,7 @@ async fn the_index_follows_behind_the_log() {
 async fn what_is_kept_has_an_end() {
     let folder = TempDir::new().unwrap();
     let keep = Keep { age: Duration::MAX, events: 300, every: Duration::from_millis(10), ..Keep::default() };
-    let store = SqliteStore::open(folder.path(), keep).unwrap();
+    let store = DiskStore::open(folder.path(), keep).unwrap();
     put(&store, "quiet", vec![accepted(1, "q", "k", 1), ended(2, "q", "y")]).await.unwrap();
     for n in 0..1500 {
         let (key, turn) = (format!("k{n}"), format!("t{n}"));
@@ -243,7 +254,7 @@ async fn what_is_old_goes() {
     put(&store, "old", vec![accepted(1, "t", "k", 1), ended(2, "t", "y")]).await.unwrap();
     drop(store);
     let keep = Keep { every: Duration::from_millis(10), ..Keep::default() };
-    let store = SqliteStore::open(folder.path(), keep).unwrap();
+    let store = DiskStore::open(folder.path(), keep).unwrap();
     let began = std::time::Instant::now();
     while store.session(&id("old")).await.unwrap().is_some() {
         assert!(began.elapsed() < Duration::from_secs(10));
@@ -270,7 +281,8 @@ async fn a_state_that_comes_back_is_kept_once() {
         put(&store, "s", vec![begun, entry(2 * n + 2, &format!("t{n}"), What::Ended(outcome))]).await.unwrap();
     }
     drop(store);
-    assert!(std::fs::metadata(folder.path().join("turnhost.db")).unwrap().len() < 400_000);
+    let first = folder.path().join("log").join(format!("{:019}.log", 0));
+    assert!((100_000..200_000).contains(&std::fs::metadata(first).unwrap().len()));
     let store = open(folder.path()).unwrap();
     assert_eq!(store.session(&id("s")).await.unwrap().unwrap().state.unwrap().as_str(), large);
 }
@@ -310,20 +322,20 @@ async fn a_torn_end() {
         let (key, turn) = (format!("k{n}"), format!("t{n}"));
         put(&store, "s", vec![accepted(2 * n + 1, &turn, &key, 1), ended(2 * n + 2, &turn, "y")]).await.unwrap();
     }
-    let wal = std::fs::read(folder.path().join("turnhost.db-wal")).unwrap();
-    let file = std::fs::read(folder.path().join("turnhost.db")).unwrap();
+    let name = format!("log/{:019}.log", 0);
+    let log = std::fs::read(folder.path().join(&name)).unwrap();
     for torn in 1..60 {
         let copy = TempDir::new().unwrap();
-        std::fs::write(copy.path().join("turnhost.db"), &file).unwrap();
-        let mut torn_wal = wal.clone();
-        // Cut somewhere, or with bytes that never arrived in its last page.
-        let from = wal.len() - torn * wal.len() / 64;
+        copy_all(folder.path(), copy.path());
+        let mut torn_log = log.clone();
+        // Cut somewhere, or with bytes that never arrived.
+        let from = log.len() - torn * log.len() / 64;
         if torn % 2 == 0 {
-            torn_wal.truncate(from);
+            torn_log.truncate(from);
         } else {
-            torn_wal[from..].fill(0);
+            torn_log[from..].fill(0);
         }
-        std::fs::write(copy.path().join("turnhost.db-wal"), &torn_wal).unwrap();
+        std::fs::write(copy.path().join(&name), &torn_log).unwrap();
         let store = match open(copy.path()) {
             Ok(store) => store,
             Err(error) => panic!("torn at {torn}: {error}"),

@@ -1,13 +1,17 @@
-//! The store that survives the process: SQLite in a folder of its own.
+//! The store that survives the process: a log of records, and an index of it in SQLite.
 //!
-//! Owns the folder: its lock, its file, the form of its tables. What is written is `writer`'s, what is read `reader`'s. The
-//! write-ahead log is not synced at every commit: a killed process loses nothing, and a machine that loses its power keeps
-//! a whole, slightly older state.
+//! Owns the folder: its lock, the form of its tables, how it is opened. What is written is `writer`'s, what is read `reader`'s.
+//! A killed process loses nothing, since the system has what was written; nothing waits for the disk, so a machine that loses
+//! its power keeps a whole, slightly older state.
 
+mod appender;
 mod chunk;
 mod health;
+mod index;
+mod keeper;
 mod reader;
 mod retention;
+mod segments;
 mod spans;
 mod writer;
 
@@ -17,26 +21,24 @@ mod tests;
 use super::{Batch, Done, Keep, Page, Promised, Store, StoreError, StoreHealth, StoredSession};
 use crate::failpoint;
 use crate::model::{Seq, SessionId, TurnId};
+use appender::{Appender, Delivered};
 use futures_util::future::BoxFuture;
 use health::Health;
+use index::Index;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use reader::Reader;
 use retention::Retention;
 use rusqlite::Connection;
-use spans::Unindexed;
+use segments::{LogReader, LogWriter, Segments};
+use spans::{Span, Unindexed};
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use writer::{Order, Start, Writer};
-
-/// Bytes of a page. A turn with its prompt, its text and its outcome fills about half of one.
-const PAGE: i64 = 8192;
-
-/// The write-ahead log goes into the file when it has so many pages: each time costs two waits for the disk.
-const CHECKPOINT_PAGES: i64 = 2048;
+use writer::{Order, Writer};
 
 /// The form of the tables, one for each of the [`STEPS`]. A file of a later one is not touched.
 const VERSION: i64 = 1;
@@ -45,18 +47,7 @@ const VERSION: i64 = 1;
 const STEPS: [&str; 1] = ["
     CREATE TABLE sessions (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 
-    -- The log of all sessions: one row for each batch, added at the end.
-    CREATE TABLE chunks (
-        id INTEGER PRIMARY KEY,
-        session INTEGER NOT NULL,
-        first INTEGER NOT NULL,
-        last INTEGER NOT NULL,
-        at INTEGER NOT NULL,
-        flags INTEGER NOT NULL,
-        body BLOB NOT NULL
-    );
-
-    -- The rows of each session, up to the row that is told below.
+    -- The records of each session, up to the position in the log that is told below.
     CREATE TABLE spans (
         session INTEGER NOT NULL,
         first INTEGER NOT NULL,
@@ -65,10 +56,11 @@ const STEPS: [&str; 1] = ["
         entries INTEGER NOT NULL,
         PRIMARY KEY (session, first, chunk)
     ) WITHOUT ROWID;
-    CREATE TABLE indexed (upto INTEGER NOT NULL, entries INTEGER NOT NULL, tried INTEGER NOT NULL);
+    -- From where to where, and how many entries that are.
+    CREATE TABLE indexed (begin INTEGER NOT NULL, upto INTEGER NOT NULL, entries INTEGER NOT NULL);
     INSERT INTO indexed VALUES (0, 0, 0);
 
-    -- What is left of rows that are no longer kept.
+    -- What is left of records that are no longer kept.
     CREATE TABLE kept (session INTEGER PRIMARY KEY, last INTEGER NOT NULL, state TEXT);
 
     -- Turns that were promised: whose they are, and what was asked as long as they have not begun.
@@ -99,18 +91,31 @@ pub enum OpenError {
     },
 }
 
+/// What went wrong inside; the text is for the log.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{}", told(.0))]
+    Log(#[from] std::io::Error),
+    #[error("index: {0}")]
+    Index(#[from] rusqlite::Error),
+    #[error("the index cannot be written, and too much waits for it")]
+    Behind,
+}
+
+fn told(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::StorageFull { "the disk is full".to_owned() } else { error.to_string() }
+}
+
 /// Keeps sessions in a folder.
-pub struct SqliteStore {
+pub struct DiskStore {
     writer: Writer,
     reader: Arc<Mutex<Reader>>,
     health: Arc<Health>,
     /// As they were when the store was opened.
     promised: Vec<Promised>,
-    /// Held as long as the store lives; the system lets go of it with the process.
-    _lock: Flock<File>,
 }
 
-impl SqliteStore {
+impl DiskStore {
     /// Opens the store in `folder`, which is made if it is missing. Blocks for some milliseconds.
     ///
     /// # Errors
@@ -128,50 +133,70 @@ impl SqliteStore {
             Errno::EWOULDBLOCK => OpenError::InUse(folder.to_owned()),
             errno => unusable(&errno.desc()),
         })?;
-        let file = folder.join("turnhost.db");
+        let file = folder.join("index.db");
         // What SQLite puts beside its file has the permissions of that.
-        private("turnhost.db").map_err(|error| unusable(&error))?;
+        private("index.db").map_err(|error| unusable(&error))?;
         let mut connection = connect(&file).map_err(|error| unusable(&error))?;
         let form = bring_up(&mut connection, &STEPS).map_err(|error| unusable(&error))?;
         if form > VERSION {
             return Err(OpenError::Later { file, form });
         }
         failpoint::reach("store-opened");
-        Self::start(connection, &file, keep, lock).map_err(|error| unusable(&error))
+        Self::start(connection, folder, keep, lock).map_err(|error| unusable(&error))
     }
 
     /// Leaves everything as a killed process would.
     #[cfg(test)]
     pub fn kill(&self) {
-        self.writer.order(Order::Die);
+        self.writer.kill();
     }
 
-    fn start(connection: Connection, file: &Path, keep: Keep, lock: Flock<File>) -> rusqlite::Result<Self> {
+    /// The disk is full beyond so many bytes of the log.
+    #[cfg(test)]
+    fn full_at(&self, position: i64) {
+        self.writer.full_at(position);
+    }
+
+    fn start(connection: Connection, folder: &Path, keep: Keep, lock: Flock<File>) -> Result<Self, Broken> {
+        let segments = Segments::open(folder.join("log"))?;
         let upto: i64 = connection.query_row("SELECT upto FROM indexed", [], |row| row.get(0))?;
-        let last: Option<i64> = connection.query_row("SELECT max(id) FROM chunks", [], |row| row.get(0))?;
-        let unindexed = Unindexed::open(&connection, upto)?;
-        let promised = promised(&connection)?;
-        let reader = Reader::new(connect(file)?, unindexed.clone());
-        let health = Arc::new(Health::default());
-        let writer = Writer::start(Start {
-            connection,
-            next: last.unwrap_or_default().max(upto) + 1,
+        let mut promised = index::promised(&connection)?;
+        let mut waiting: HashSet<TurnId> = promised.iter().map(|one| one.turn.clone()).collect();
+        let unindexed = Unindexed::default();
+        let log = LogWriter::open(&segments, upto, keep.bytes, |chunk, record| {
+            let begun = if waiting.is_empty() { Vec::new() } else { reader::begun(&record.body) };
+            let begun: Vec<TurnId> = begun.into_iter().filter(|turn| waiting.remove(turn)).collect();
+            let (head, end) = (record.head, record.end);
+            let entries = head.last - head.first + 1;
+            unindexed.add([(head.session, Span { first: head.first, chunk, flags: head.flags, entries })], begun, end);
+        })?;
+        promised.retain(|one| waiting.contains(&one.turn));
+        unindexed.add([], Vec::new(), log.end());
+        let reader =
+            Reader::new(connect(&folder.join("index.db"))?, LogReader::new(segments.clone()), unindexed.clone());
+        let (health, delivered) = (Arc::new(Health::default()), Delivered::default());
+        let writer = Writer::start(Started {
+            appender: Appender::new(log, waiting, unindexed.clone(), delivered.clone(), health.clone()),
+            index: Index { connection: connect(&folder.join("index.db"))?, segments: segments.clone() },
+            keeper: Index { connection, segments },
             unindexed,
-            promised: promised.iter().map(|one| one.turn.clone()).collect(),
             health: health.clone(),
             retention: Retention::new(keep),
+            delivered,
+            lock,
         });
-        Ok(Self { writer, reader: Arc::new(Mutex::new(reader)), health, promised, _lock: lock })
+        Ok(Self { writer, reader: Arc::new(Mutex::new(reader)), health, promised })
     }
 
     fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Reader) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&mut Reader) -> Result<T, Broken> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, StoreError>> {
         let reader = self.reader.clone();
         Box::pin(async move {
             let reading = tokio::task::spawn_blocking(move || {
-                read(&reader.lock().unwrap_or_else(PoisonError::into_inner)).map_err(|error| failed(&error))
+                read(&mut reader.lock().unwrap_or_else(PoisonError::into_inner))
+                    .map_err(|error| StoreError(error.to_string()))
             });
             reading.await.unwrap_or_else(|error| Err(StoreError(error.to_string())))
         })
@@ -180,11 +205,9 @@ impl SqliteStore {
 
 fn connect(file: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(file)?;
-    connection.pragma_update(None, "page_size", PAGE)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     // The cache of each connection, in KiB.
     connection.pragma_update(None, "cache_size", -2048)?;
     connection.set_prepared_statement_cache_capacity(16);
@@ -204,18 +227,6 @@ fn bring_up(connection: &mut Connection, steps: &[&str]) -> rusqlite::Result<i64
     Ok(form)
 }
 
-fn promised(connection: &Connection) -> rusqlite::Result<Vec<Promised>> {
-    let mut find =
-        connection.prepare("SELECT turn, session, request FROM promised WHERE request IS NOT NULL ORDER BY rowid")?;
-    let mut rows = find.query([])?;
-    let mut promised = Vec::new();
-    while let Some(row) = rows.next()? {
-        let Ok(session) = SessionId::new(&row.get::<_, String>(1)?) else { continue };
-        promised.push(Promised { turn: TurnId::from_drawn(row.get(0)?), session, request: row.get(2)? });
-    }
-    Ok(promised)
-}
-
 /// Numbers stay far below the limit; SQLite has no unsigned ones.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -230,13 +241,24 @@ fn now_ms() -> u64 {
     now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn failed(error: &rusqlite::Error) -> StoreError {
-    StoreError(error.to_string())
+/// What the writer begins with.
+struct Started {
+    appender: Appender,
+    /// For promises.
+    index: Index,
+    /// For everything else.
+    keeper: Index,
+    unindexed: Unindexed,
+    health: Arc<Health>,
+    retention: Retention,
+    delivered: Delivered,
+    /// Of the folder. The system lets go of it with the process.
+    lock: Flock<File>,
 }
 
-impl Store for SqliteStore {
+impl Store for DiskStore {
     fn append(&self, batch: Batch, done: Done) {
-        self.writer.order(Order::Append(batch, done));
+        self.writer.append(batch, done);
     }
 
     fn delivered(&self, session: &SessionId, turn: &TurnId) {

@@ -1,11 +1,13 @@
 //! What is read: a session at its first turn, and pages of its events.
 //!
-//! Owns the way back from the rows. A piece that cannot be read is told of and left out; the rest of the session goes on.
+//! Owns the way back from the records. A piece that cannot be read is told of and left out; the rest of the session goes on.
 
+use super::appender::keeps_promise;
 use super::chunk::{Chunk, Kind, Piece};
+use super::index::{last_of, number_of};
+use super::segments::LogReader;
 use super::spans::{HAS_STATE, HAS_TURN, Span, Unindexed};
-use super::writer::last_of;
-use super::{signed, unsigned};
+use super::{Broken, signed, unsigned};
 use crate::model::{Entry, Outcome, RawJson, Repeat, Seq, SessionId, StateChange, StateIn, TurnId, TurnRequest, What};
 use crate::store::{Interrupted, NewestTurn, Page, StoredSession, StoredTurn};
 use crate::wire::stored::{read_accepted, read_event, read_outcome};
@@ -21,34 +23,33 @@ const TURN_BYTES: usize = 64 << 20;
 /// A connection of its own: reading never waits for a commit.
 pub(super) struct Reader {
     connection: Connection,
+    log: LogReader,
     unindexed: Unindexed,
 }
 
 impl Reader {
-    pub(super) fn new(connection: Connection, unindexed: Unindexed) -> Self {
-        Self { connection, unindexed }
+    pub(super) fn new(connection: Connection, log: LogReader, unindexed: Unindexed) -> Self {
+        Self { connection, log, unindexed }
     }
 
-    fn number(&self, id: &SessionId) -> rusqlite::Result<Option<i64>> {
-        let mut find = self.connection.prepare_cached("SELECT id FROM sessions WHERE name = ?")?;
-        find.query_row([id.as_str()], |row| row.get(0)).optional()
-    }
-
-    pub(super) fn session_of(&self, turn: &TurnId) -> rusqlite::Result<Option<SessionId>> {
+    pub(super) fn session_of(&mut self, turn: &TurnId) -> Result<Option<SessionId>, Broken> {
         let mut find = self.connection.prepare_cached("SELECT session FROM promised WHERE turn = ?")?;
         let name: Option<String> = find.query_row([turn.as_str()], |row| row.get(0)).optional()?;
-        Ok(name.and_then(|name| SessionId::new(&name).ok()))
+        Ok(name.map(|name| SessionId::kept(&name)))
     }
 
-    pub(super) fn session(&self, id: &SessionId) -> rusqlite::Result<Option<StoredSession>> {
-        let Some(number) = self.number(id)? else { return Ok(None) };
-        let mut past = Past::default();
+    pub(super) fn session(&mut self, id: &SessionId) -> Result<Option<StoredSession>, Broken> {
         // Those in memory first: one that goes into the index meanwhile is met twice, and one that came late not at all.
-        let newest = self.unindexed.of(number);
-        let oldest_newest = newest.first().map_or(i64::MAX, |span| span.chunk);
-        for span in newest.iter().rev() {
-            past.look(&self.connection, id, *span)?;
+        let newest = self.unindexed.of(id);
+        let number = number_of(&self.connection, id)?;
+        if newest.is_empty() && number.is_none() {
+            return Ok(None);
         }
+        let mut past = Past::default();
+        for span in newest.iter().rev() {
+            past.look(&mut self.log, id, *span)?;
+        }
+        let oldest_newest = newest.first().map_or(i64::MAX, |span| span.chunk);
         let find = "SELECT first, chunk, flags FROM spans WHERE session = ? AND flags <> 0
                     ORDER BY first DESC, chunk DESC";
         let mut find = self.connection.prepare_cached(find)?;
@@ -58,7 +59,7 @@ impl Reader {
         {
             let span = Span { first: row.get(0)?, chunk: row.get(1)?, flags: row.get(2)?, entries: 0 };
             if span.chunk < oldest_newest {
-                past.look(&self.connection, id, span)?;
+                past.look(&mut self.log, id, span)?;
             }
         }
         let state = match past.state {
@@ -70,7 +71,7 @@ impl Reader {
                 kept.flatten().map(|state: String| RawJson::from_valid(state))
             }
         };
-        let last = last_of(&self.connection, &self.unindexed, number)?;
+        let last = last_of(&self.connection, &self.unindexed, id)?;
         past.settled.reverse();
         Ok(Some(StoredSession {
             last: Seq(unsigned(last)),
@@ -81,73 +82,70 @@ impl Reader {
         }))
     }
 
-    pub(super) fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> rusqlite::Result<Page> {
-        let mut page = Page::default();
-        let Some(number) = self.number(id)? else { return Ok(page) };
-        let after = signed(after.0);
-        let newest = self.unindexed.of(number);
-        let mut bytes = 0;
-        let begin = "SELECT coalesce(max(first), 0) FROM spans WHERE session = ? AND first <= ?";
-        let begin: i64 =
-            self.connection.prepare_cached(begin)?.query_row(params![number, after + 1], |row| row.get(0))?;
-        let find = "SELECT first, chunk FROM spans WHERE session = ? AND first >= ? AND entries > 0
-                    ORDER BY first, chunk";
-        let mut find = self.connection.prepare_cached(find)?;
-        let mut rows = find.query(params![number, begin])?;
-        let mut indexed = 0;
-        while let Some(row) = rows.next()? {
-            indexed = row.get(1)?;
-            if !self.add(&mut page, id, row.get(0)?, indexed, after, (&mut bytes, max_bytes))? {
-                return Ok(page);
+    pub(super) fn events(&mut self, id: &SessionId, after: Seq, max_bytes: usize) -> Result<Page, Broken> {
+        let mut filling = Filling { id, after: signed(after.0), bytes: 0, most: max_bytes, page: Page::default() };
+        let newest = self.unindexed.of(id);
+        let mut indexed = -1;
+        if let Some(number) = number_of(&self.connection, id)? {
+            let begin = "SELECT coalesce(max(first), 0) FROM spans WHERE session = ? AND first <= ?";
+            let values = params![number, filling.after + 1];
+            let begin: i64 = self.connection.prepare_cached(begin)?.query_row(values, |row| row.get(0))?;
+            let find = "SELECT first, chunk FROM spans WHERE session = ? AND first >= ? AND entries > 0
+                        ORDER BY first, chunk";
+            let mut find = self.connection.prepare_cached(find)?;
+            let mut rows = find.query(params![number, begin])?;
+            while let Some(row) = rows.next()? {
+                indexed = row.get(1)?;
+                if !filling.add(&mut self.log, row.get(0)?, indexed)? {
+                    return Ok(filling.page);
+                }
             }
         }
         for span in newest.iter().filter(|span| span.chunk > indexed && span.entries > 0) {
-            let is_over = span.first + span.entries <= after + 1;
-            if !is_over && !self.add(&mut page, id, span.first, span.chunk, after, (&mut bytes, max_bytes))? {
+            let is_over = span.first + span.entries <= filling.after + 1;
+            if !is_over && !filling.add(&mut self.log, span.first, span.chunk)? {
                 break;
             }
         }
-        Ok(page)
+        Ok(filling.page)
     }
+}
 
-    /// Adds the entries of a row that come after `after`; false when the page is full.
-    fn add(
-        &self,
-        page: &mut Page,
-        id: &SessionId,
-        first: i64,
-        chunk: i64,
-        after: i64,
-        (bytes, most): (&mut usize, usize),
-    ) -> rusqlite::Result<bool> {
-        let Some(body) = body(&self.connection, chunk)? else { return Ok(true) };
-        let pieces = Chunk::new(&body).filter(|piece| piece.kind != Kind::Delivered);
-        for (seq, piece) in (first..).zip(pieces).skip_while(|(seq, _)| *seq <= after) {
-            let Some(what) = what(&piece, id) else {
-                tracing::error!(session = %id, seq, "an entry could not be read");
+/// A page that is being filled.
+struct Filling<'a> {
+    id: &'a SessionId,
+    after: i64,
+    bytes: usize,
+    most: usize,
+    page: Page,
+}
+
+impl Filling<'_> {
+    /// Adds the entries of a record that come after `after`; false when the page is full.
+    fn add(&mut self, log: &mut LogReader, first: i64, chunk: i64) -> Result<bool, Broken> {
+        let Some(record) = log.read(chunk)? else { return Ok(true) };
+        let pieces = Chunk::new(&record.body).filter(|piece| piece.kind != Kind::Delivered);
+        for (seq, piece) in (first..).zip(pieces).skip_while(|(seq, _)| *seq <= self.after) {
+            let Some(what) = what(&piece, self.id) else {
+                tracing::error!(session = %self.id, seq, "an entry could not be read");
                 continue;
             };
             let turn = TurnId::from_drawn(piece.turn.to_owned());
             let entry = Entry { seq: Seq(unsigned(seq)), turn, at_ms: piece.at_ms, what };
-            if *bytes > 0 && *bytes + entry.weight() > most {
+            if self.bytes > 0 && self.bytes + entry.weight() > self.most {
                 return Ok(false);
             }
-            *bytes += entry.weight();
-            page.entries.push(Arc::new(entry));
+            self.bytes += entry.weight();
+            self.page.entries.push(Arc::new(entry));
         }
         Ok(true)
     }
 }
 
-fn body(connection: &Connection, chunk: i64) -> rusqlite::Result<Option<Vec<u8>>> {
-    connection.prepare_cached("SELECT body FROM chunks WHERE id = ?")?.query_row([chunk], |row| row.get(0)).optional()
-}
-
-/// What a row did to the state, all in all.
-pub(super) fn last_state(connection: &Connection, chunk: i64) -> rusqlite::Result<StateChange> {
-    let Some(body) = body(connection, chunk)? else { return Ok(StateChange::Keep) };
+/// What a record did to the state, all in all.
+pub(super) fn last_state(body: &[u8]) -> StateChange {
     let anyone = SessionId::scoped("store", "any");
-    let states = Chunk::new(&body).filter_map(|piece| match what(&piece, &anyone)? {
+    let states = Chunk::new(body).filter_map(|piece| match what(&piece, &anyone)? {
         What::Accepted { request, .. } => match &request.state {
             StateIn::Given(state) => Some(given(state.as_ref())),
             StateIn::Stored => None,
@@ -155,14 +153,24 @@ pub(super) fn last_state(connection: &Connection, chunk: i64) -> rusqlite::Resul
         What::Ended(outcome) => (outcome.state != StateChange::Keep).then(|| outcome.state.clone()),
         What::Said(_) => None,
     });
-    Ok(states.last().unwrap_or_default())
+    states.last().unwrap_or_default()
+}
+
+/// The turns that keep what was promised in a record: those that begin or end in it.
+pub(super) fn begun(body: &[u8]) -> Vec<TurnId> {
+    let anyone = SessionId::scoped("store", "any");
+    let turns = Chunk::new(body).filter_map(|piece| {
+        let what = what(&piece, &anyone)?;
+        keeps_promise(&what).then(|| TurnId::from_drawn(piece.turn.to_owned()))
+    });
+    turns.collect()
 }
 
 fn given(state: Option<&RawJson>) -> StateChange {
     state.map_or(StateChange::Clear, |state| StateChange::Set(state.clone()))
 }
 
-/// A session's past as it is put together, from its newest row to older ones.
+/// A session's past as it is put together, from its newest record to older ones.
 #[derive(Default)]
 struct Past {
     /// The newest change of the state that was met.
@@ -188,14 +196,14 @@ impl Past {
         self.has_turns() && self.state != StateChange::Keep
     }
 
-    fn look(&mut self, connection: &Connection, id: &SessionId, span: Span) -> rusqlite::Result<()> {
+    fn look(&mut self, log: &mut LogReader, id: &SessionId, span: Span) -> Result<(), Broken> {
         let wants_turn = span.flags & HAS_TURN != 0 && !self.has_turns();
         let wants_state = span.flags & HAS_STATE != 0 && self.state == StateChange::Keep;
         if !wants_turn && !wants_state {
             return Ok(());
         }
-        let Some(body) = body(connection, span.chunk)? else { return Ok(()) };
-        let pieces: Vec<Piece<'_>> = Chunk::new(&body).filter(|piece| piece.kind != Kind::Said).collect();
+        let Some(record) = log.read(span.chunk)? else { return Ok(()) };
+        let pieces: Vec<Piece<'_>> = Chunk::new(&record.body).filter(|piece| piece.kind != Kind::Said).collect();
         for piece in pieces.into_iter().rev() {
             let turn = TurnId::from_drawn(piece.turn.to_owned());
             if piece.kind == Kind::Delivered {
