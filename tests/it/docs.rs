@@ -1,5 +1,6 @@
 //! What the pages in `docs/` show is what happens: their commands run, their JSON reads, their links lead somewhere.
 
+use crate::support::stub::python;
 use crate::support::{Server, binary, repository, server_command};
 use std::collections::BTreeSet;
 use std::fs;
@@ -159,12 +160,51 @@ fn every_option_exists() {
     for (name, page) in pages().into_iter().filter(|(name, _)| name != "handlers/README.md" && of_commands(name)) {
         let words = page.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
         // Of other programs: cargo's and uvx's.
-        let theirs = ["--release", "--from", "--path"];
+        let theirs = ["--release", "--from", "--path", "--features"];
         let words = words.filter(|word| word.starts_with("--") && word.len() > 3 && !theirs.contains(word));
         named.extend(words.map(|word| (word.to_owned(), name.clone())));
     }
     assert!(named.len() >= 30, "{named:?}");
     for (option, page) in named {
         assert!(all.contains(&option), "{page} names {option}, --help does not");
+    }
+}
+
+/// The picture is XML, shows the eight steps, and the places it names are there.
+#[test]
+fn the_picture_of_a_turn_is_right() {
+    let read = "import sys, xml.etree.ElementTree as tree
+for text in tree.parse(sys.argv[1]).iter('{http://www.w3.org/2000/svg}text'):
+    print(text.get('class'), ''.join(text.itertext()), sep='\\t')";
+    let picture = repository("docs/turn.svg");
+    let output = Command::new(python()).args(["-c", read]).arg(&picture).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let of = |class: &str| -> Vec<&str> {
+        said.lines()
+            .filter_map(|line| line.split_once('\t'))
+            .filter(|(found, _)| *found == class)
+            .map(|(_, t)| t)
+            .collect()
+    };
+    let places = of("place");
+    assert!(places.len() >= 15, "{places:?}");
+    for place in places {
+        assert!(
+            place.starts_with("src/") && repository(place).exists(),
+            "the picture names {place}, which is not there"
+        );
+    }
+    let mut steps = of("number");
+    steps.sort_unstable();
+    assert_eq!(steps, ["1", "2", "3", "4", "5", "6", "7", "8"]);
+    for step in ["Arrive", "Admit", "Claim", "Prepare", "Run", "Say", "Finish", "Answer"] {
+        assert!(of("name").contains(&step), "the picture has no step {step}");
+    }
+    // It stands alone, and pages lead to it.
+    let text = fs::read_to_string(picture).unwrap();
+    assert_eq!(text.matches("http").count(), 1, "the picture needs something from elsewhere");
+    for page in ["ARCHITECTURE.md", "README.md", "docs/hosts.md"] {
+        assert!(fs::read_to_string(repository(page)).unwrap().contains("turn.svg)"), "{page} does not lead to it");
     }
 }
