@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test test-agents schema test-dist dist deny lint fmt fuzz bench soak clean-cache venv agents cargo node
+.PHONY: help test test-agents schema test-otel test-dist dist deny lint fmt fuzz bench soak clean-cache venv agents cargo node
 
 # Most tests wait for a child process most of the time.
 TEST_THREADS ?= 8
@@ -30,6 +30,10 @@ test-agents: cargo node venv agents ## The tests of the built-in agents and of t
 schema: cargo ## Writes schema/ anew, and docs/options.md: what is committed must be what the program says
 	cargo run --locked --quiet -- schema --dir schema
 	cargo run --locked --quiet -- schema --options docs/options.md
+
+test-otel: cargo ## The traces of a program with the feature otel, as a collector gets them; builds what that adds
+	@echo '== test-otel: building and running (a minute or two)'
+	cargo test --locked --features otel --test otel
 
 test-dist: cargo venv ## What cargo install puts in place, seen to serve; takes a build of its own
 	@packaging/test

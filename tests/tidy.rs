@@ -17,10 +17,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &["model", "json"]),
     ("process", &["awake", "telemetry"]),
     ("awake", &[]),
-    ("telemetry", &["redact"]),
+    ("telemetry", &["json", "model", "outbound", "redact"]),
     ("outbound", &["redact"]),
     ("failpoint", &[]),
-    ("artifact", &["model", "redact", "outbound", "awake"]),
+    ("artifact", &["model", "redact", "outbound", "awake", "telemetry"]),
     ("store", &["model", "wire", "failpoint", "telemetry"]),
     ("handler", &["model", "json", "redact", "wire", "process", "outbound", "telemetry"]),
     (

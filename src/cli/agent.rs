@@ -124,7 +124,7 @@ pub fn own_secrets(config: &AgentConfig, token: Option<&Secret>) -> Redactor {
     let text = |value: &std::ffi::OsStr| value.to_str().map(str::to_owned);
     let variables = config.environment.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
     let token = token.map(|token| (TOKEN_VARIABLE.to_owned(), token.expose().to_owned()));
-    Redactor::of_environment(variables.chain(token))
+    Redactor::of_environment(variables.chain(token)).combined(&config.trace_secrets)
 }
 
 /// The text of `--system-prompt`.

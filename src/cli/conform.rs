@@ -7,6 +7,7 @@ use crate::config::{ConfigError, ConformFlags, HandlerProgram, Subject};
 use crate::conformance::{Finding, Report, dari, handler, runtimeuse, sessions};
 use crate::process::{Environment, Launch, OnExit, StdinFrom};
 use crate::redact::Redactor;
+use crate::telemetry::traces::TracesConfig;
 use crate::telemetry::{self, LogConfig};
 use std::io::Write;
 use std::time::Duration;
@@ -19,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Makes every check of the contract, and says what came of each.
 pub fn conform(runtime: &Runtime, flags: &ConformFlags) -> Result<u8, ConfigError> {
-    let log = LogConfig { filter: "error".to_owned(), json: false };
+    let log = LogConfig { filter: "error".to_owned(), json: false, traces: TracesConfig::Off };
     let _log = telemetry::start(&log, Redactor::default()).map_err(ConfigError)?;
     let (subject, flags) = (flags.subject()?, flags.clone());
     let looking = runtime.spawn(async move { look(subject, flags).await });

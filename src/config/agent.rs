@@ -4,13 +4,14 @@
 
 use super::program::{self, HandlerProgram, Interpreters};
 use super::values::{duration, number, optional_duration};
-use super::{AGENTS, ConfigError, claude, codex, openai};
+use super::{AGENTS, ConfigError, claude, codex, openai, traces};
 use crate::engine::{EngineOptions, LogLimits, WorkOptions};
 use crate::handler::claude::ClaudeOptions;
 use crate::handler::codex::CodexOptions;
 use crate::handler::openai::OpenAiOptions;
 use crate::handler::stdio::Isolation;
 use crate::process::Environment;
+use crate::redact::Secret;
 use crate::telemetry::LogConfig;
 use clap::Args;
 use std::collections::BTreeMap;
@@ -134,8 +135,10 @@ pub struct AgentConfig {
     pub workspace: PathBuf,
     /// The server's environment, for children and for what is always redacted.
     pub environment: BTreeMap<OsString, OsString>,
-    /// What is logged.
+    /// What is logged, and where traces go.
     pub log: LogConfig,
+    /// What a collector of traces is sent to let us in.
+    pub trace_secrets: Vec<Secret>,
 }
 
 impl AgentFlags {
@@ -208,8 +211,13 @@ impl AgentFlags {
             engine,
             system_prompt: self.system_prompt,
             workspace,
+            log: LogConfig {
+                filter: self.log_level.unwrap_or_else(|| "info".to_owned()),
+                json,
+                traces: traces::traces(&environment),
+            },
+            trace_secrets: traces::secrets(&environment),
             environment,
-            log: LogConfig { filter: self.log_level.unwrap_or_else(|| "info".to_owned()), json },
         })
     }
 }

@@ -18,6 +18,7 @@ mod program;
 mod serve;
 mod sessions;
 mod sidecar;
+mod traces;
 mod values;
 mod work;
 

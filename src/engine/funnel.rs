@@ -12,6 +12,7 @@ use crate::model::{
 };
 use crate::redact::{Redactor, Stream};
 use crate::telemetry::metrics::metrics;
+use crate::telemetry::traces::TurnTrace;
 use futures_util::future::BoxFuture;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,7 @@ pub(super) struct Funnel {
     messages: Mutex<Messages>,
     /// The tools that were used, if somebody wants to know.
     tools: Option<Mutex<Tools>>,
+    trace: TurnTrace,
 }
 
 /// The calls of tools so far.
@@ -103,6 +105,7 @@ impl Funnel {
             open: Mutex::default(),
             messages: Mutex::default(),
             tools: tells_tools.then(Mutex::default),
+            trace: TurnTrace::here(),
         })
     }
 
@@ -296,7 +299,11 @@ impl Funnel {
         }
         match event {
             Event::Usage(usage) => partial.tally.usage = Some(*usage),
-            Event::ToolUse { .. } => partial.tally.tools += 1,
+            Event::ToolUse { id, name, .. } => {
+                partial.tally.tools += 1;
+                self.trace.tool_used(id, name);
+            }
+            Event::ToolResult { id, is_error, .. } => self.trace.tool_ended(id, *is_error),
             Event::Text { parts, .. } => {
                 partial.open.clear();
                 for part in parts {

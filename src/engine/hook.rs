@@ -6,6 +6,7 @@ use super::Engine;
 use crate::handler::{Closed, Inputs, Turn};
 use crate::model::{SessionId, StateIn, TurnId, TurnRequest};
 use crate::process::{ShellCommand, ShellCut, ShellOutput, ShellStream, run_shell};
+use crate::telemetry::Whose;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +113,7 @@ impl Engine {
     /// A session is gone for good: nothing that its handler keeps for it is left when this returns.
     pub async fn end_session(&self, id: &SessionId, grace: Duration) {
         self.0.registry.forget(id);
-        self.0.handler.end_session(id, grace).await;
+        Whose::session(id).does(self.0.handler.end_session(id, grace)).await;
     }
 
     /// Has a session's agent started ahead of its first turn, which is to be like this one: its process id, where it has
@@ -131,12 +132,12 @@ impl Engine {
             inputs: Inputs::default(),
             cut: None,
         };
-        self.0.handler.prepare(turn).await
+        Whose::session(&turn.session).does(self.0.handler.prepare(turn)).await
     }
 
     /// A session had its last turn: its agent may end by itself, see [`crate::handler::Handler::close_session`].
     pub async fn close_session(&self, id: &SessionId, patience: Option<Duration>, stop: &CancellationToken) -> Closed {
         self.0.registry.forget(id);
-        self.0.handler.close_session(id, patience, stop).await
+        Whose::session(id).does(self.0.handler.close_session(id, patience, stop)).await
     }
 }

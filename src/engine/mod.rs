@@ -41,6 +41,7 @@ use crate::process::Environment;
 use crate::redact::Redactor;
 use crate::store::{Store, with_time};
 use crate::telemetry::metrics::{Meters, metrics};
+use crate::telemetry::{Whose, carried};
 use registry::Registry;
 use session::Admitted;
 use std::sync::Arc;
@@ -331,7 +332,8 @@ impl Engine {
     /// What it spawns and the timers it sets belong to the main runtime all the same.
     fn start_runner(&self, session: Arc<session::Session>, first_step_here: bool) {
         let engine = &self.0;
-        let mut runner = Box::pin(run::run_session(engine.clone(), session));
+        let whose = Whose::session(&session.id);
+        let mut runner = Box::pin(whose.does(run::run_session(engine.clone(), session)));
         if first_step_here {
             // The main runtime's own thread waits for no write: others depend on it.
             let has_time = Handle::try_current().is_ok_and(|here| here.id() != engine.runtime.id());
@@ -377,7 +379,7 @@ impl Engine {
     where
         W: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.0.tasks.spawn_on(work, &self.0.runtime)
+        self.0.tasks.spawn_on(carried(work), &self.0.runtime)
     }
 
     /// Stops a turn. One that still waits is settled at once; one that runs when its handler has stopped, or at the

@@ -13,8 +13,9 @@ use crate::handler::{Failure, Reply, Turn};
 use crate::model::{
     ArtifactFailure, CancelReason, CutTurn, Ending, Lifetime, Limit, Outcome, RawJson, StateChange, TurnRequest, What,
 };
-use crate::telemetry;
 use crate::telemetry::metrics::{AgentMeter, Ended as How, Tokens};
+use crate::telemetry::traces::{Beginning, End, TurnTrace};
+use crate::telemetry::{self, Whose};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,13 +39,27 @@ pub(super) async fn run_session(engine: Arc<Inner>, session: Arc<Session>) {
             place = engine.places.acquire() => place.ok(),
             _ = waiting.record.stop.pulled() => None,
         };
-        run_turn(&engine, &session, waiting, state, cut).await;
+        let whose = Whose::turn(&session.id, &waiting.record.id).traced(trace(&engine, &waiting));
+        whose.does(run_turn(&engine, &session, waiting, state, cut)).await;
         drop(place);
     }
     if session.lifetime == Lifetime::Named {
         session.log.shrink(QUIET_LOG_BYTES);
     }
     engine.registry.went_quiet(&session);
+}
+
+/// Begins a turn's span.
+fn trace(engine: &Inner, Waiting { record, request }: &Waiting) -> TurnTrace {
+    TurnTrace::begin(&Beginning {
+        agent: engine.meters.of(request.agent.as_deref()).agent(),
+        session: &record.session,
+        turn: &record.id,
+        attempt: record.attempt.get().copied().unwrap_or(1),
+        protocol: request.protocol,
+        model: request.model.as_deref(),
+        parent: request.trace.as_deref(),
+    })
 }
 
 /// Settles a turn that never began. Its end is in the log too: that is where its reader waits for it.
@@ -73,6 +88,8 @@ async fn run_turn(
         session.log.stored(seq).await;
     }
     failpoint::reach("turn-stored");
+    let trace = TurnTrace::here();
+    let request = trace.passed_on(request);
     let _clean_logs = telemetry::guard(&request.secrets);
     let redactor = engine.redactor.combined(&request.secrets);
     let funnel = Funnel::new(session.log.clone(), record.id.clone(), redactor, request.tells_tools);
@@ -98,6 +115,7 @@ async fn run_turn(
     let outcome = Arc::new(Outcome { artifact_failures, tools: funnel.tools(), ..outcome_of(ended, &funnel) });
     log_outcome(&record, &request, &outcome);
     count(meter, &request, &outcome, &funnel);
+    trace.end(&end(&outcome.ending, &funnel));
     session.end(&record, &outcome);
     let ended = session.log.append(&record.id, What::Ended(outcome.clone()));
     failpoint::reach("turn-ended");
@@ -206,6 +224,18 @@ const fn how(ending: &Ending) -> How {
         Ending::Interrupted | Ending::Cancelled(CancelReason::Draining) => How::Interrupted,
         Ending::Cancelled(_) => How::Cancelled,
     }
+}
+
+/// The end of a turn's span.
+fn end(ending: &Ending, funnel: &Funnel) -> End {
+    let outcome = how(ending);
+    let error = match (ending, outcome) {
+        (Ending::Failed(fault), _) => Some(fault.code.name()),
+        // A caller who gives a turn up is no error.
+        (_, How::Answered | How::Cancelled) => None,
+        _ => Some(outcome.name()),
+    };
+    End { outcome: outcome.name(), error, usage: funnel.tally().usage }
 }
 
 /// The turn in numbers.

@@ -1,14 +1,34 @@
 //! What a process says that is only log.
 //!
-//! Owns how it gets into ours: in lines, each within a bound.
+//! Owns how it gets into ours: in lines, each within a bound, and as part of the work that the process does.
 
+use crate::telemetry::Whose;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+/// Whose work a process does, as far as it is one turn's at a time; nobody's for one that several share. What is said
+/// behind a turn's end counts as the turn's until the next begins. Cloning gives another way to the same.
+#[derive(Debug, Clone, Default)]
+pub struct Serving(Arc<Mutex<Whose>>);
+
+impl Serving {
+    /// From now on it works for these.
+    pub fn set(&self, whose: Whose) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = whose;
+    }
+
+    /// For whom it works.
+    pub fn now(&self) -> Whose {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Reads a stream that is only log, in lines, and shows every byte to `note`.
-pub async fn log_lines(mut stream: impl AsyncRead + Unpin, name: &str, mut note: impl FnMut(&[u8])) {
+pub async fn log_lines(mut stream: impl AsyncRead + Unpin, name: &str, serving: &Serving, mut note: impl FnMut(&[u8])) {
     const LONGEST: usize = 8192;
     let mut chunk = [0_u8; 8192];
     let mut line = Vec::new();
+    let log_line = |line: &[u8], cut| serving.now().calls(|| log_line(name, line, cut));
     loop {
         let Ok(read) = stream.read(&mut chunk).await else { return };
         if read == 0 {
@@ -20,13 +40,13 @@ pub async fn log_lines(mut stream: impl AsyncRead + Unpin, name: &str, mut note:
             let room = LONGEST.saturating_sub(line.len());
             line.extend_from_slice(&text[..text.len().min(room)]);
             if ends {
-                log_line(name, &line, line.len() == LONGEST);
+                log_line(&line, line.len() == LONGEST);
                 line.clear();
             }
         }
     }
     if !line.is_empty() {
-        log_line(name, &line, false);
+        log_line(&line, false);
     }
 }
 

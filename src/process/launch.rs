@@ -7,6 +7,7 @@ use super::environment::Environment;
 use super::shim;
 use super::spare::{self, Waiting};
 use super::talk::{OnExit, Plan, StdinFrom, Step};
+use crate::telemetry::carried;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
@@ -247,7 +248,7 @@ pub fn launch(launch: Launch, tasks: &TaskTracker) -> Result<Running, LaunchErro
     spare::replenish();
     let control = tokio::net::UnixStream::from_std(control).map_err(|error| failed(error.into()))?;
     let (owner, child) = Owner::new(control, shim, message[sent..].to_vec(), &plan, asked);
-    tasks.spawn(owner.run());
+    tasks.spawn(carried(owner.run()));
     let Ends { stdin, stdout, stderr, channel } = ends;
     Ok(Running { stdin, stdout, stderr, channel, child })
 }

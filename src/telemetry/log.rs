@@ -3,6 +3,8 @@
 //! Owns the one way to standard error. Every line passes the redactor; a reader that does not read costs lines, never
 //! time.
 
+use super::line::{JsonLine, TextFields};
+use super::traces::{self, TracesConfig};
 use crate::redact::{Redactor, Secret};
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +19,16 @@ pub struct LogConfig {
     pub filter: String,
     /// One JSON object per line instead of text.
     pub json: bool,
+    /// Where traces go.
+    pub traces: TracesConfig,
+}
+
+/// What was started. Dropped, it sends and writes what still waits.
+#[derive(Debug)]
+pub struct Running {
+    // In this order: what sending has to tell is logged.
+    _traces: traces::Flush,
+    _lines: WorkerGuard,
 }
 
 /// Lines that may wait for a slow reader of standard error; more are dropped.
@@ -25,13 +37,12 @@ const WAITING_LINES: usize = 4096;
 /// The lists that log lines are searched for: the server's own first, then those of running turns.
 static LISTS: Mutex<Vec<(u64, Redactor)>> = Mutex::new(Vec::new());
 
-/// Starts logging. Lines are written as long as the guard lives; dropping it writes what waits.
+/// Starts logging, and traces. Both go on as long as what is returned lives.
 ///
 /// # Errors
 /// One sentence when the filter cannot be read.
-pub fn start(config: &LogConfig, own: Redactor) -> Result<WorkerGuard, String> {
-    let filter = EnvFilter::try_new(&config.filter)
-        .map_err(|error| format!("invalid log level \"{}\": {error}", config.filter))?;
+pub fn start(config: &LogConfig, own: Redactor) -> Result<Running, String> {
+    let filter = filter(&config.filter).map_err(|why| format!("invalid log level \"{}\": {why}", config.filter))?;
     let (lines, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES).finish(io::stderr());
     lists().push((0, own));
@@ -41,8 +52,31 @@ pub fn start(config: &LogConfig, own: Redactor) -> Result<WorkerGuard, String> {
         .with_ansi(false)
         .with_writer(Redacting(lines));
     // A second start, as in a test of an embedder, keeps the first subscriber.
-    let _ = if config.json { builder.json().try_init() } else { builder.try_init() };
-    Ok(guard)
+    let _ = if config.json {
+        builder.json().map_event_format(JsonLine).try_init()
+    } else {
+        builder.fmt_fields(TextFields).try_init()
+    };
+    Ok(Running { _traces: traces::start(&config.traces), _lines: guard })
+}
+
+/// What programs of a turn say is logged under the first two names.
+const PARTS: [&str; 3] = ["handler", "claude", env!("CARGO_PKG_NAME")];
+
+/// Reads a filter. A word alone that is neither a level nor a part of ours is a misspelt level: taken for the name of a
+/// part, as `EnvFilter` takes it, it would silence everything else.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_known = |word: &str| {
+        let is_level = LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || word.parse::<u8>().is_ok();
+        is_level || word.contains(['=', '[']) || PARTS.iter().any(|part| word.split("::").next() == Some(*part))
+    };
+    match text.split(',').map(str::trim).find(|word| !word.is_empty() && !is_known(word)) {
+        Some(word) => Err(format!(
+            "\"{word}\" is neither a level (error, warn, info, debug, trace, off) nor a part with its level, as in turnhost::engine=debug"
+        )),
+        None => EnvFilter::try_new(text).map_err(|error| error.to_string()),
+    }
 }
 
 /// Takes these secrets out of log lines until the value is dropped.

@@ -34,6 +34,7 @@ mod docs;
 mod downloads;
 mod durable;
 mod liveness;
+mod logs;
 mod malformed;
 mod metrics;
 mod misbehaviour;

@@ -106,12 +106,14 @@ impl Dari {
     }
 
     fn turn_request(&self, turn: UserTurn<'_>, head: Head) -> TurnRequest {
+        // Without an id there is one session: a sandbox belongs to one.
+        let session = SessionId::scoped("dari", turn.session.as_deref().unwrap_or("main"));
         if !turn.unknown_keys.is_empty() {
-            tracing::debug!(keys = ?turn.unknown_keys, "a request has keys that nothing is known about");
+            tracing::debug!(%session, keys = ?turn.unknown_keys, "a request has keys that nothing is known about");
         }
         let found = self.instructions.find(turn.instructions.as_deref());
         for warning in &found.warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(%session, "{warning}");
         }
         let state = turn.state.map(|state| match state {
             Cow::Borrowed(raw) => json::from_raw(raw),
@@ -129,8 +131,6 @@ impl Dari {
                 .finish(),
             },
         };
-        // Without an id there is one session: a sandbox belongs to one.
-        let session = SessionId::scoped("dari", turn.session.as_deref().unwrap_or("main"));
         TurnRequest {
             repeat,
             trace: head.trace,
@@ -225,7 +225,8 @@ pub async fn advance(request: HttpRequest, payload: web::Payload, runtime: web::
         Err(none) => return none.answer(),
     };
     if ticket.is_repeat {
-        tracing::info!(turn = %ticket.turn.id, "a repeat: it gets the answer of the turn before");
+        let (session, turn) = (&ticket.turn.session, &ticket.turn.id);
+        tracing::info!(%session, %turn, "a repeat: it gets the answer of the turn before");
     }
     let receipt = Receipt { turn: ticket.turn, caller: request.conn_data().cloned() };
     let events = runtime.dari.options.events;

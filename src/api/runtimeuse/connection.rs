@@ -17,6 +17,7 @@ use crate::model::{
     CancelReason, Conflict, EnvPolicy, Lifetime, OnDrain, Repeat, Seq, SessionId, StateIn, TraceContext, TurnRequest,
 };
 use crate::redact::Secret;
+use crate::telemetry::carried;
 use actix_web::web;
 use actix_ws::{AggregatedMessage, Session};
 use std::cell::Cell;
@@ -56,7 +57,7 @@ impl Connection {
         let (orders, taken) = mpsc::channel(ASIDES);
         let in_flight = InFlight::default();
         let writer = Writer::new(&self, in_flight.clone(), socket);
-        let writing = actix_web::rt::spawn(writer.write(taken));
+        let writing = actix_web::rt::spawn(carried(writer.write(taken)));
         let reader = Reader { connection: &self, orders, in_flight, ending: Cell::new(false) };
         reader.go_on().await;
         reader.read(&mut messages).await;

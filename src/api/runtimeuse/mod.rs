@@ -13,6 +13,7 @@ mod writer;
 use super::{Protocol, Runtime, problem, websocket};
 use crate::engine;
 use crate::model::{Lifetime, Seq, SessionId};
+use crate::telemetry::Whose;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use connection::Connection;
@@ -64,7 +65,8 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     let trace = super::trace::of(request.headers());
     let connection = Connection { runtime, session, lifetime, is_going_on, key, agent, trace, hangup, goes_on };
     // The connection lives on this worker; the turns it starts do not.
-    actix_web::rt::spawn(connection.serve(socket, messages));
+    let whose = Whose::session(&connection.session);
+    actix_web::rt::spawn(whose.does(connection.serve(socket, messages)));
     response
 }
 

@@ -9,6 +9,7 @@ use crate::api::websocket::{self, Heard, Messages, Upgraded};
 use crate::api::{Protocol, Runtime, problem};
 use crate::engine::{Followed, Follower};
 use crate::model::{Seq, SessionId};
+use crate::telemetry::{Whose, carried};
 use crate::wire::v1::{write_entry, write_gap};
 use actix_http::ws::{OpCode, Parser};
 use actix_web::body::{BodyStream, BoxBody, MessageBody};
@@ -56,11 +57,12 @@ pub async fn events(
         Some(Err(_)) => return problem::error(StatusCode::BAD_REQUEST, "after: expected the number of an event"),
     };
     let loading = runtime.clone();
+    let whose = Whose::session(&session);
     // Not on this connection's future: a session that is loaded is loaded once.
     let follower = runtime.engine.spawn(async move { loading.engine.follow(&session, Seq(after)).await }).await;
     let Ok(Some(follower)) = follower else { return not_found("no such session") };
     if websocket::is_upgrade(&request) {
-        return socket(&request, payload, follower, runtime);
+        return whose.calls(|| socket(&request, payload, follower, runtime));
     }
     let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accepts.contains("text/event-stream") { stream(follower, runtime) } else { page(follower).await }
@@ -135,7 +137,7 @@ fn socket(
         };
     let (orders, taken) = mpsc::channel(ORDERS);
     let hangup = request.conn_data::<Hangup>().cloned();
-    actix_web::rt::spawn(listen(messages, orders, hangup));
+    actix_web::rt::spawn(carried(listen(messages, orders, hangup)));
     let ping = runtime.limits.ping.map(|period| {
         let mut ping = tokio::time::interval(period);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -26,6 +26,7 @@ mod upload;
 use crate::awake::{self, Missed};
 use crate::model::{ArtifactFailure, Watch};
 use crate::redact::Secret;
+use crate::telemetry::{Whose, carried, carried_call};
 use files::{Book, Sent};
 use kernel::{Inbox, Kernel};
 use scan::{Tree, When};
@@ -175,7 +176,7 @@ impl Handout {
             return Ok(());
         }
         let (shared, watch) = (self.shared.clone(), watch.clone());
-        let done = self.shared.runtime.spawn_blocking(move || shared.add(&watch)).await;
+        let done = self.shared.runtime.spawn_blocking(carried_call(move || shared.add(&watch))).await;
         done.unwrap_or_else(|_| {
             let why = io::Error::other("the server is stopping");
             Err(WatchError { directory: String::new(), why })
@@ -216,7 +217,7 @@ impl Handout {
         };
         let runtime = shared.runtime.clone();
         let tasks = shared.tasks.clone();
-        tasks.spawn_on(async move { shared.upload(key, upload).await }, &runtime);
+        tasks.spawn_on(carried(async move { shared.upload(key, upload).await }), &runtime);
         Ok(())
     }
 
@@ -345,7 +346,9 @@ impl Shared {
         self.inbox.filled.notify_one();
         if is_first {
             let shared = self.clone();
-            self.tasks.spawn_on(async move { shared.follow().await }, &self.runtime);
+            let following = async move { shared.follow().await };
+            // It goes on when the turn has ended that began it.
+            self.tasks.spawn_on(Whose::here().beyond_the_turn().does(following), &self.runtime);
         }
         first_error.map_or(Ok(()), Err)
     }
@@ -353,7 +356,7 @@ impl Shared {
     /// Looks at what happened, off the threads that must not block. Cancel-safe: it goes on without its caller.
     async fn sweep(self: Arc<Self>, when: When) {
         let runtime = self.runtime.clone();
-        let swept = runtime.spawn_blocking(move || {
+        let swept = runtime.spawn_blocking(carried_call(move || {
             let due = {
                 let mut tree = self.tree();
                 let Some(tree) = tree.as_mut() else { return };
@@ -368,7 +371,7 @@ impl Shared {
             if due {
                 self.moved.notify_waiters();
             }
-        });
+        }));
         // It fails only where the runtime is shutting down.
         let _ = swept.await;
     }

@@ -12,6 +12,7 @@ use super::typed::{Line, Lines, Typed, meaning};
 use super::{DIFFERED, INTERRUPTED, OK};
 use crate::config::{Chaos, ConfigError, Host, MockFlags};
 use crate::redact::{Redactor, Secret};
+use crate::telemetry::traces::TracesConfig;
 use crate::telemetry::{self, LogConfig};
 use chaos::Fate;
 use serde_json::Value;
@@ -25,7 +26,7 @@ const TOLD: u64 = 20;
 
 /// Plays until there are no more lines.
 pub fn mock(runtime: &Runtime, flags: &MockFlags) -> Result<u8, ConfigError> {
-    let log = LogConfig { filter: "error".to_owned(), json: false };
+    let log = LogConfig { filter: "error".to_owned(), json: false, traces: TracesConfig::Off };
     let _log = telemetry::start(&log, Redactor::default()).map_err(ConfigError)?;
     let (host, chaos) = (flags.host()?, flags.chaos()?);
     let wire = Wire { shown: flags.wire, paint: Paint::stderr() };

@@ -6,9 +6,10 @@
 use super::Begin;
 use crate::handler::Closed;
 use crate::handler::agent_error::{AgentError, Category};
-use crate::handler::chatter::log_lines;
+use crate::handler::chatter::{Serving, log_lines};
 use crate::model::{Fault, ProcessEnd};
 use crate::process::{Child, Exit, Launch, LaunchCause, LaunchError, Limits, Line, LineReader, Running, Tail, launch};
+use crate::telemetry::Whose;
 use bytes::Bytes;
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,8 @@ pub struct Live {
     /// The same, for a turn that passes it on. What nobody takes is lost; the log has it.
     asides: mpsc::Receiver<String>,
     listening: JoinHandle<()>,
+    /// Whose turn it works on.
+    pub serving: Serving,
     /// What it was started with.
     pub begin: Begin,
     /// The conversation, once it has told.
@@ -77,11 +80,14 @@ impl Live {
     /// Starts one.
     pub fn start(begin: Begin, asked: Launch, tasks: &TaskTracker) -> Result<Self, LaunchError> {
         let program = asked.program.to_string_lossy().into_owned();
-        let Running { stdin, stdout, stderr, child, .. } = launch(asked, tasks)?;
+        let Running { stdin, stdout, stderr, child, .. } =
+            // It may outlive the turn that it is started for.
+            Whose::here().beyond_the_turn().calls(|| launch(asked, tasks))?;
+        let serving = Serving::default();
         let cause = || LaunchCause::Other("it has no input".to_owned());
         let stdin = stdin.ok_or_else(|| LaunchError { program, cause: cause() })?;
         let (to, lines) = mpsc::channel(LINES);
-        tasks.spawn(read(stdout, to));
+        tasks.spawn(read(stdout, to, serving.clone()));
         let tail = Arc::new(Mutex::new(Tail::new(Tail::USUAL)));
         let kept = tail.clone();
         let (aside, asides) = mpsc::channel(LINES);
@@ -89,7 +95,8 @@ impl Live {
             kept.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
             let _ = aside.try_send(String::from_utf8_lossy(bytes).into_owned());
         };
-        let listening = tasks.spawn(log_lines(stderr, "stderr", note));
+        let heard = serving.clone();
+        let listening = tasks.spawn(async move { log_lines(stderr, "stderr", &heard, note).await });
         Ok(Self {
             child,
             stdin: Some(stdin),
@@ -97,6 +104,7 @@ impl Live {
             stderr: tail,
             asides,
             listening,
+            serving,
             begin,
             session: None,
             version: None,
@@ -237,15 +245,17 @@ impl Live {
     }
 }
 
-async fn read(stdout: pipe::Receiver, to: mpsc::Sender<Line>) {
+async fn read(stdout: pipe::Receiver, to: mpsc::Sender<Line>, serving: Serving) {
     let mut lines = LineReader::new(stdout, Limits::default());
     while let Ok(Some(line)) = lines.next().await {
         match &line {
             Line::Json(_) => {}
-            Line::Log { text, .. } => {
+            Line::Log { text, .. } => serving.now().calls(|| {
                 tracing::debug!(target: "claude", text = %String::from_utf8_lossy(text), "a line that is no JSON");
-            }
-            Line::TooLong => tracing::warn!(target: "claude", "a line was too long and was dropped"),
+            }),
+            Line::TooLong => serving.now().calls(|| {
+                tracing::warn!(target: "claude", "a line was too long and was dropped");
+            }),
         }
         if to.send(line).await.is_err() {
             return;

@@ -10,6 +10,7 @@ use crate::handler::Closed;
 use crate::handler::agent_error::{AgentError, Category};
 use crate::model::SessionId;
 use crate::process::{Launch, OnExit, StdinFrom, is_program};
+use crate::telemetry::Whose;
 use crate::wire::claude::RequestOptions;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -228,7 +229,8 @@ impl Pool {
             is_own_environment: false,
             cwd: None,
         };
-        match self.start(begin) {
+        // Nobody's yet.
+        match Whose::default().calls(|| self.start(begin)) {
             Ok(live) => waiting.spare = Some(live),
             Err(error) => tracing::warn!(error = error.message, "no Claude CLI could be started ahead"),
         }

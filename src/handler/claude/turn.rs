@@ -12,6 +12,8 @@ use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
 use crate::model::{Answer, Event, Fault, Lifetime, RawJson, StateChange};
 use crate::process::Line;
+use crate::telemetry::Whose;
+use crate::telemetry::traces::TurnTrace;
 use crate::wire::claude::{
     Control, ControlAnswer, FlagSettings, Lifecycle, LineHead, RequestOptions, ResultLine, State, ToCli, UserMessage,
 };
@@ -31,6 +33,7 @@ const END_WITHIN: Duration = Duration::from_millis(300);
 /// Runs one turn to its end.
 pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Result<Reply, Failure> {
     let failed = |error: AgentError| Failure::from(error.into_fault());
+    TurnTrace::here().model("anthropic", turn.request.model.as_deref().or(pool.options.model.as_deref()));
     let schema = Schema::of(turn.request.output_format.as_ref()).map_err(failed)?;
     // Where a turn has an environment of its own the program is one that its user has logged in, or not.
     if !turn.has_own_environment() && !may_have_key(&pool.options, turn) {
@@ -45,6 +48,7 @@ pub async fn run(pool: &Arc<Pool>, turn: &Turn, sink: &Sink, cancel: &Cancel) ->
             () = cancel.fired() => return Err(Failure::cancelled()),
             taken = take(pool, turn, begin) => taken.map_err(failed)?,
         };
+        cli.serving.set(Whose::here());
         let mut talk = Talk::new(pool, turn, sink, schema.as_ref(), state.as_ref());
         let ended = tokio::select! {
             biased;

@@ -6,13 +6,14 @@
 use super::pool::Origin;
 use super::{CodexOptions, KEY, raw};
 use crate::handler::agent_error::{AgentError, Category};
-use crate::handler::chatter::log_lines;
+use crate::handler::chatter::{Serving, log_lines};
 use crate::handler::outgoing::Outgoing;
 use crate::model::SessionId;
 use crate::process::{
     Child, Exit, Launch, Limits, Line, LineReader, OnExit, Running, StdinFrom, Tail, kill_marked, launch,
 };
 use crate::redact::Redactor;
+use crate::telemetry::Whose;
 use crate::wire::codex as wire;
 use futures_util::FutureExt;
 use serde::Serialize;
@@ -125,7 +126,7 @@ impl Server {
             grace: options.stop_grace,
         };
         let Running { stdin, stdout, stderr, child, .. } =
-            launch(plan, tasks).map_err(|error| failed(error.to_string()))?;
+            Whose::default().calls(|| launch(plan, tasks)).map_err(|error| failed(error.to_string()))?;
         let stdin = stdin.ok_or_else(|| failed("it has no input".to_owned()))?;
         let server = Arc::new(Self {
             child,
@@ -319,7 +320,9 @@ impl Server {
             self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
             self.overhear(&String::from_utf8_lossy(bytes));
         };
-        let everything = async { tokio::join!(self.read(said), log_lines(stderr, "stderr", note)) }.fuse();
+        // Many turns share it.
+        let nobodys = Serving::default();
+        let everything = async { tokio::join!(self.read(said), log_lines(stderr, "stderr", &nobodys, note)) }.fuse();
         tokio::pin!(everything);
         let exit = tokio::select! {
             _ = &mut everything => {

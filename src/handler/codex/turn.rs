@@ -13,6 +13,7 @@ use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
 use crate::model::{Answer, Attachment, Event, Usage};
 use crate::redact::Redactor;
+use crate::telemetry::traces::TurnTrace;
 use crate::wire::codex as wire;
 use crate::wire::codex::Input;
 use serde_json::value::RawValue;
@@ -31,6 +32,7 @@ const LAST_REPLIES: Duration = Duration::from_secs(1);
 /// Runs one turn to its end.
 pub async fn run(agent: &Codex, turn: &Turn, sink: &Sink, cancel: &Cancel) -> Result<Reply, Failure> {
     let failed = |error: AgentError| Failure::from(error.into_fault());
+    TurnTrace::here().model("openai", turn.request.model.as_deref().or(agent.options.model.as_deref()));
     let schema = Schema::of(turn.request.output_format.as_ref()).map_err(failed)?;
     let wishes = Wishes::of(turn).map_err(failed)?;
     let origin = agent.origin(turn).map_err(failed)?;

@@ -9,7 +9,7 @@ use super::{Place, block_of};
 use crate::handler::Sink;
 use crate::handler::agent_error::Category;
 use crate::json;
-use crate::model::{BlockId, Event};
+use crate::model::{BlockId, Event, TraceContext};
 use crate::wire::openai::{
     CreateResponse, ErrorBody, EventKind, Item, ItemDone, Part, ReasoningSummary, Response, ResponseEnd, TextDelta,
     Usage,
@@ -51,7 +51,13 @@ pub enum Form {
 }
 
 /// Makes a call; what the model says goes to the sink as it comes.
-pub async fn call(place: &Place, form: Form, body: &CreateResponse<'_>, sink: &Sink) -> Result<Answered, Trouble> {
+pub async fn call(
+    place: &Place,
+    form: Form,
+    body: &CreateResponse<'_>,
+    trace: Option<&TraceContext>,
+    sink: &Sink,
+) -> Result<Answered, Trouble> {
     let body = match form {
         // Only strings, numbers and raw JSON are in there: writing them cannot fail.
         Form::Responses => serde_json::to_vec(body).unwrap_or_default(),
@@ -60,7 +66,7 @@ pub async fn call(place: &Place, form: Form, body: &CreateResponse<'_>, sink: &S
     let mut tried = 0;
     loop {
         let mut said = BTreeSet::new();
-        let trouble = match attempt(place, form, body.clone(), sink, &mut said).await {
+        let trouble = match attempt(place, form, body.clone(), trace, sink, &mut said).await {
             Ok(answered) => return Ok(answered),
             Err(trouble) => trouble,
         };
@@ -84,6 +90,7 @@ async fn attempt(
     place: &Place,
     form: Form,
     body: Vec<u8>,
+    trace: Option<&TraceContext>,
     sink: &Sink,
     said: &mut BTreeSet<BlockId>,
 ) -> Result<Answered, Trouble> {
@@ -99,6 +106,12 @@ async fn attempt(
         .body(body);
     for (name, value) in &place.headers {
         request = request.header(*name, value);
+    }
+    if let Some(trace) = trace {
+        request = request.header("traceparent", trace.parent());
+    }
+    if let Some(state) = trace.and_then(|trace| trace.state()) {
+        request = request.header("tracestate", state);
     }
     let sent = tokio::time::timeout(SILENCE, request.send()).await.map_err(|_| silent())?;
     let response = sent.map_err(|error| lost(&error))?;

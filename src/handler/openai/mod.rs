@@ -140,12 +140,7 @@ impl OpenAi {
             ("openai-organization", self.variable(turn, &["OPENAI_ORG_ID", "OPENAI_ORGANIZATION"])),
             ("openai-project", self.variable(turn, &["OPENAI_PROJECT_ID", "OPENAI_PROJECT"])),
         ];
-        let trace = turn.request.trace.as_deref();
-        let trace = [
-            ("traceparent", trace.map(|trace| trace.parent().to_owned())),
-            ("tracestate", trace.and_then(|trace| trace.state()).map(str::to_owned)),
-        ];
-        let headers = headers.into_iter().chain(trace).filter_map(|(name, value)| Some((name, value?))).collect();
+        let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         Ok(Place { http, base: base.trim_end_matches('/').to_owned(), key: Secret::new(key), headers })
     }
 }

@@ -13,6 +13,7 @@ use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::json;
 use crate::model::{Answer, Event, RawJson, Usage};
 use crate::redact::Redactor;
+use crate::telemetry::traces::TurnTrace;
 use crate::wire::openai::{CreateResponse, TextFormat, TextOptions};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -27,6 +28,7 @@ pub async fn run(agent: &OpenAi, turn: &Turn, sink: &Sink, cancel: &Cancel) -> R
         let text = "model: the request names none, and the server has no --openai-model";
         return Err(failed(AgentError::new(Category::InvalidRequest, text)));
     };
+    TurnTrace::here().model("openai", Some(&model));
     let tools = Tools::new(agent, turn, sink, cancel);
     let mut running = Running { agent, turn, sink, cancel, place, model, schema, total: Total::default() };
     running.run(&tools).await
@@ -172,7 +174,14 @@ impl Running<'_> {
             stream: true,
         };
         let form = if is_chat { Form::Chat } else { Form::Responses };
-        call::call(&self.place, form, &body, self.sink).await
+        let span = TurnTrace::here().model_call("openai", &self.model);
+        let (own, turns) = (span.context(), self.turn.request.trace.as_deref());
+        let called = call::call(&self.place, form, &body, own.as_ref().or(turns), self.sink).await;
+        match &called {
+            Ok(answered) => span.end(Some(used(&answered.usage)), None),
+            Err(trouble) => span.end(None, Some(trouble.category.name())),
+        }
+        called
     }
 
     fn reply(&self, answer: Answer, talk: &Talk) -> Reply {
@@ -196,10 +205,11 @@ struct Total {
 
 impl Total {
     fn add(&mut self, usage: &crate::wire::openai::Usage) {
-        self.usage.input_tokens += usage.input_tokens;
-        self.usage.output_tokens += usage.output_tokens;
-        self.usage.cached_tokens += usage.input_tokens_details.cached_tokens;
-        self.usage.reasoning_tokens += usage.output_tokens_details.reasoning_tokens;
+        let used = used(usage);
+        self.usage.input_tokens += used.input_tokens;
+        self.usage.output_tokens += used.output_tokens;
+        self.usage.cached_tokens += used.cached_tokens;
+        self.usage.reasoning_tokens += used.reasoning_tokens;
         self.tokens += usage.total_tokens;
         self.calls += 1;
     }
@@ -211,5 +221,16 @@ impl Total {
             "totalTokens": self.tokens,
         });
         Map::from_iter([("usage".to_owned(), usage), ("model_calls".to_owned(), self.calls.into())])
+    }
+}
+
+/// What one call took.
+fn used(usage: &crate::wire::openai::Usage) -> Usage {
+    Usage {
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cached_tokens: usage.input_tokens_details.cached_tokens,
+        reasoning_tokens: usage.output_tokens_details.reasoning_tokens,
+        cost_usd: None,
     }
 }

@@ -44,6 +44,7 @@ pub enum Said {
     },
     /// A sign of life that is no event of its own.
     Log {
+        turn: Option<String>,
         level: tracing::Level,
         text: String,
     },
@@ -87,7 +88,7 @@ fn of_process(kind: &str, text: &str) -> Said {
             Ok(Said::Ready { name: ready.name, capabilities: ready.capabilities })
         }
         "pong" => fields::<wire::Pong>(kind, text).map(|pong| Said::Pong { n: pong.n }),
-        "log" => log(kind, text),
+        "log" => log(None, kind, text),
         "error" => {
             let error: wire::ErrorLine<'_> = fields(kind, text)?;
             Ok(Said::Broken { message: error.message.unwrap_or_else(|| "it gave no reason".to_owned()) })
@@ -97,7 +98,7 @@ fn of_process(kind: &str, text: &str) -> Said {
     read().unwrap_or_else(|unknown| unknown)
 }
 
-fn log(kind: &str, text: &str) -> Result<Said, Said> {
+fn log(turn: Option<String>, kind: &str, text: &str) -> Result<Said, Said> {
     let line: wire::LogLine = fields(kind, text)?;
     let level = match line.level.as_deref() {
         Some("debug") => tracing::Level::DEBUG,
@@ -105,14 +106,14 @@ fn log(kind: &str, text: &str) -> Result<Said, Said> {
         Some("error") => tracing::Level::ERROR,
         _ => tracing::Level::INFO,
     };
-    Ok(Said::Log { level, text: line.text })
+    Ok(Said::Log { turn, level, text: line.text })
 }
 
 fn of_turn(kind: &str, turn: String, text: &str) -> Said {
     let read = || match kind {
         "result" => Ok(Said::Ended { turn: turn.clone(), end: result(text) }),
         "error" => Ok(Said::Ended { turn: turn.clone(), end: Err(error(text)) }),
-        "log" => log(kind, text),
+        "log" => log(Some(turn.clone()), kind, text),
         _ => Ok(Said::Event { turn: turn.clone(), event: event(kind, text)? }),
     };
     read().unwrap_or_else(|unknown| unknown)

@@ -8,6 +8,7 @@ mod exit;
 mod lines;
 mod pool;
 mod pulse;
+mod routes;
 mod worker;
 
 pub use bridge::Bridge;

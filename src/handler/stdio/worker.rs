@@ -5,15 +5,16 @@
 
 use super::lines::{self, Capabilities, Said};
 use super::pulse::Pulse;
+use super::routes::{Added, Route, Routes};
 use super::{Program, StdioOptions, exit};
-use crate::handler::chatter::{log_line, log_lines, log_text};
+use crate::handler::chatter::{Serving, log_line, log_lines, log_text};
 use crate::handler::outgoing::{NotSent, Outgoing};
 use crate::handler::{Cancel, Failure, Reply, Sink, Turn};
 use crate::model::{Fault, FaultCode};
 use crate::process::{Child, Exit, Launch, Limits, Line, LineReader, OnExit, Running, StdinFrom, Tail, launch};
+use crate::telemetry::Whose;
 use crate::wire::handler::{PROTOCOL_VERSION, ToHandler};
 use futures_util::FutureExt;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub struct Worker {
     retired: AtomicBool,
     routes: Mutex<Routes>,
     stderr: Mutex<Tail>,
+    /// Whose turn it runs, if it runs one at a time.
+    serving: Serving,
     /// What it said before it was ready, if that was an error.
     broken: OnceLock<String>,
     ready: watch::Sender<bool>,
@@ -46,41 +49,6 @@ pub struct Worker {
 /// The process is being ended for want of turns: another has to take this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotTaken;
-
-#[derive(Default)]
-struct Routes {
-    turns: HashMap<String, Route>,
-    /// Somebody is about to give it a turn, and wants it for that turn alone.
-    reserved: bool,
-    /// Nothing is added any more: it is being ended.
-    closed: bool,
-    /// Since when it has no turns.
-    quiet_since: Option<Instant>,
-    /// Set once the process has ended; nothing is added after it.
-    ended: Option<Exit>,
-}
-
-struct Route {
-    sink: Sink,
-    end: oneshot::Sender<Result<Reply, Failure>>,
-}
-
-enum Added {
-    Yes,
-    /// It is being ended.
-    Closed,
-    Ended(Exit),
-}
-
-impl Routes {
-    fn remove(&mut self, turn: &str) -> Option<Route> {
-        let route = self.turns.remove(turn);
-        if route.is_some() && self.turns.is_empty() {
-            self.quiet_since = Some(Instant::now());
-        }
-        route
-    }
-}
 
 impl Worker {
     /// Starts a process and waits until it takes turns. Dropped before it does, the process is killed.
@@ -151,6 +119,7 @@ impl Worker {
             retired: AtomicBool::new(false),
             routes: Mutex::new(Routes { quiet_since: Some(Instant::now()), ..Routes::default() }),
             stderr: Mutex::new(Tail::new(Tail::USUAL)),
+            serving: Serving::default(),
             broken: OnceLock::new(),
             ready: watch::Sender::new(false),
             pulse: Pulse::new(),
@@ -245,10 +214,14 @@ impl Worker {
     ) -> Result<Result<Reply, Failure>, NotTaken> {
         let id = turn.id.as_str().to_owned();
         let (end, ended) = oneshot::channel();
-        match self.add_route(id.clone(), Route { sink, end }) {
+        let whose = Whose::turn(&turn.session, &turn.id);
+        match self.add_route(id.clone(), Route { sink, whose: whose.clone(), end }) {
             Added::Yes => {}
             Added::Closed => return Err(NotTaken),
             Added::Ended(exit) => return Ok(Err(self.exit_fault(&exit).into())),
+        }
+        if !self.is_concurrent() {
+            self.serving.set(whose);
         }
         let mut held = Held { worker: self, id, over: false };
         if let Err(problem) = self.out.send(lines::turn(turn)) {
@@ -312,13 +285,14 @@ impl Worker {
         let logging = async {
             let stdout = async {
                 if let Some(log) = log {
-                    log_lines(log, "stdout", |_| {}).await;
+                    log_lines(log, "stdout", &self.serving, |_| {}).await;
                 }
             };
             let note = |bytes: &[u8]| self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
-            tokio::join!(stdout, log_lines(stderr, "stderr", note));
+            tokio::join!(stdout, log_lines(stderr, "stderr", &self.serving, note));
         };
-        let everything = async { tokio::join!(reading, logging) }.fuse();
+        // The log first: what is said before a turn's end is read before its next turn can begin.
+        let everything = async { tokio::join!(biased; logging, reading) }.fuse();
         tokio::pin!(everything);
         let exit = tokio::select! {
             _ = &mut everything => {
@@ -356,22 +330,29 @@ impl Worker {
             match reader.next().await {
                 Ok(Some(Line::Json(line))) => match lines::read(&line) {
                     Some(said) => self.take(said).await,
-                    None => {
+                    None => self.note(|| {
                         tracing::info!(target: "handler", "{}", String::from_utf8_lossy(&line[..line.len().min(8192)]));
-                    }
+                    }),
                 },
-                Ok(Some(Line::Log { text, cut })) => log_line("stdout", &text, cut),
+                Ok(Some(Line::Log { text, cut })) => self.note(|| log_line("stdout", &text, cut)),
                 Ok(Some(Line::TooLong)) => {
-                    tracing::error!(target: "handler", "a line of the handler was longer than 72 MiB; it is stopped");
+                    self.note(|| {
+                        tracing::error!(target: "handler", "a line of the handler was longer than 72 MiB; it is stopped");
+                    });
                     self.kill();
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::error!(target: "handler", %error, "the handler's output cannot be read");
+                    self.note(|| tracing::error!(target: "handler", %error, "the handler's output cannot be read"));
                     return;
                 }
             }
         }
+    }
+
+    /// Logs something as part of the turn that the process works on, if that is one.
+    fn note(&self, log: impl FnOnce()) {
+        self.serving.now().calls(log);
     }
 
     async fn take(&self, said: Said) {
@@ -390,23 +371,33 @@ impl Worker {
                 match sink {
                     // The lock is gone by now: only this process waits while the turn's bounds are full.
                     Some(sink) => drop(sink.say(event).await),
-                    None => tracing::debug!(target: "handler", turn, "a line came for a turn that is over"),
+                    None => self.note(|| {
+                        tracing::debug!(target: "handler", turn, "a line came for a turn that is over");
+                    }),
                 }
             }
             Said::Ended { turn, end } => {
                 let route = self.routes().remove(&turn);
                 match route {
                     Some(route) => drop(route.end.send(end)),
-                    None => tracing::warn!(target: "handler", turn, "a second end came for a turn and was dropped"),
+                    None => self.note(|| {
+                        tracing::warn!(target: "handler", turn, "a second end came for a turn and was dropped");
+                    }),
                 }
                 self.end_if_unused();
             }
-            Said::Log { level, text } => log_text(level, &text),
+            Said::Log { turn, level, text } => {
+                let of_turn = |turn| self.routes().turns.get(turn).map(|route: &Route| route.whose.clone());
+                let whose = turn.as_deref().and_then(of_turn).unwrap_or_else(|| self.serving.now());
+                whose.calls(|| log_text(level, &text));
+            }
             Said::Broken { message } => {
-                tracing::error!(target: "handler", message, "the handler cannot go on");
+                self.note(|| tracing::error!(target: "handler", message, "the handler cannot go on"));
                 let _ = self.broken.set(message);
             }
-            Said::Unknown { reason } => tracing::warn!(target: "handler", reason, "a line was not understood"),
+            Said::Unknown { reason } => {
+                self.note(|| tracing::warn!(target: "handler", reason, "a line was not understood"));
+            }
         }
     }
 

@@ -35,6 +35,14 @@ pub enum Ended {
     Interrupted,
 }
 
+impl Ended {
+    /// Its word in metrics and traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        OUTCOMES[self as usize]
+    }
+}
+
 /// In the order of [`Ended`].
 const OUTCOMES: [&str; 5] = ["answered", "failed", "cancelled", "timed_out", "interrupted"];
 
@@ -145,6 +153,12 @@ impl AgentMeter {
             tools: OnceLock::new(),
             tokens: OnceLock::new(),
         }
+    }
+
+    /// The agent's name.
+    #[must_use]
+    pub fn agent(&self) -> &str {
+        &self.agent
     }
 
     /// A turn began that had waited for so long.

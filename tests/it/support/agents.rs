@@ -1,8 +1,8 @@
 //! The built-in agents under test: a server whose agent calls the fake model, and turns through each way in.
 
+use super::clients::{play, ws};
 use super::model::Model;
 use super::{HttpAnswer, Server, WsClient, repository};
-use crate::real_client::{play, ws};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;

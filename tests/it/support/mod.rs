@@ -4,6 +4,7 @@
 
 pub mod agents;
 pub mod bridge;
+pub mod clients;
 pub mod files;
 pub mod http;
 pub mod model;
