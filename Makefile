@@ -7,6 +7,7 @@ SHELL := /usr/bin/env bash
 
 # Most tests wait for a child process most of the time.
 TEST_THREADS ?= 8
+MEASURED = $(shell sed '/^\#/d' tests/measured)
 
 # Programs without an extension say what they are in their first line.
 PYTHON_FILES = $(shell find handlers tests fuzz benches examples packaging -maxdepth 3 -name '*.py'; grep -rlE --exclude='*.*' '^\#!.*python3' handlers tests)
@@ -19,8 +20,11 @@ help: ## Lists the targets
 
 test: cargo node venv agents ## Every test: units, docs, the house's shape, the built server with real clients and real agents
 	@echo '== test: building and running (some minutes on a fresh clone)'
-	TURNHOST_TEST_PYTHON="$(CURDIR)/.cache/venv/bin/python" \
-	  cargo test --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	export TURNHOST_TEST_PYTHON="$(CURDIR)/.cache/venv/bin/python"; status=0; \
+	cargo test --locked --no-fail-fast -- --test-threads=$(TEST_THREADS) $(addprefix --skip ,$(MEASURED)) || status=1; \
+	echo '== test: what is measured, one by one'; \
+	cargo test --locked --no-fail-fast --test it -- --test-threads=1 $(MEASURED) || status=1; \
+	exit $$status
 
 # Part of `make test`; alone, to look at the agents only.
 test-agents: cargo node venv agents ## The tests of the built-in agents and of the SDKs' handlers, with the real CLIs

@@ -40,6 +40,8 @@ mod failpoint;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod handler;
+#[cfg(feature = "inside")]
+pub mod inside;
 mod json;
 mod model;
 mod outbound;

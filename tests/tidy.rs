@@ -45,6 +45,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     // A contract as it is seen from outside: nothing of the server that may be on the other side.
     ("conformance", &["model", "json", "redact", "wire", "process", "outbound"]),
+    // What benches reach of the inner rooms.
+    ("inside", &["api", "engine", "model", "process"]),
     ("config", &["api", "engine", "artifact", "handler", "outbound", "process", "redact", "store", "telemetry"]),
     (
         "cli",
@@ -298,4 +300,19 @@ fn no_test_is_skipped() {
     let word = ["#[ign", "ore"].concat();
     let wrong = all.into_iter().filter(|path| fs::read_to_string(path).unwrap().contains(&word));
     report(wrong.map(|path| path.display().to_string()).collect(), "a test that is skipped");
+}
+
+/// A name that fits no test would leave that test out of both halves of `make test`.
+#[test]
+fn what_is_measured_is_there() {
+    let listed = fs::read_to_string(root().join("tests/measured")).unwrap();
+    let names = listed.lines().filter(|line| !line.starts_with('#'));
+    let is_there = |name: &str| {
+        let (modules, function) = name.rsplit_once("::")?;
+        let file = root().join("tests/it").join(modules.replace("::", "/")).with_extension("rs");
+        let text = fs::read_to_string(file).ok()?;
+        text.contains(&format!("fn {function}()")).then_some(())
+    };
+    let missing = names.filter(|name| is_there(name).is_none()).map(str::to_owned).collect();
+    report(missing, "tests/measured names no test of tests/it");
 }

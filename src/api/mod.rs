@@ -21,9 +21,13 @@ mod v1;
 mod websocket;
 
 pub use auth::{Access, AccessError};
+#[cfg(feature = "inside")]
+pub use dari::reads_advance;
 pub use dari::{DariOptions, Events as DariEvents};
 #[cfg(any(fuzzing, test))]
 pub use runtimeuse::fuzz_message;
+#[cfg(feature = "inside")]
+pub use runtimeuse::reads_message;
 pub use server::{Listening, Server, ServerBuilder, ServerError};
 pub use sessions::{AgentKind, SessionsOptions, SidecarOnly, Stalls, Variables};
 #[cfg(any(fuzzing, test))]

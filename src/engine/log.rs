@@ -140,6 +140,12 @@ impl SessionLog {
         })
     }
 
+    /// A log that nobody else knows, within a runtime.
+    #[cfg(feature = "inside")]
+    pub fn alone() -> Arc<Self> {
+        Self::new(SessionId::kept("alone"), Seq(0), None, Logs::new(LogLimits::default()))
+    }
+
     /// Appends an entry. `None` when it is an event of a turn that is not open: it is dropped. `Accepted` opens its turn
     /// and `Ended` closes it, under the same lock, so nothing can be said after the end.
     pub fn append(self: &Arc<Self>, turn: &TurnId, what: What) -> Option<Seq> {

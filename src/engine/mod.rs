@@ -27,6 +27,8 @@ mod redaction_tests;
 mod tests;
 
 pub use hook::Hook;
+#[cfg(feature = "inside")]
+pub use log::SessionLog;
 pub use log::{Followed, Follower, LogLimits};
 pub use promise::Found;
 pub use turn::TurnRecord;

@@ -73,6 +73,12 @@ impl Default for DariOptions {
     }
 }
 
+/// Whether a body asks for a turn.
+#[cfg(feature = "inside")]
+pub fn reads_advance(body: &str) -> bool {
+    json::check(body.as_bytes()).is_ok_and(|text| matches!(input::read(text, &|_| None), Ok(Input::Turn(_))))
+}
+
 /// The adapter's part of the runtime.
 pub struct Dari {
     options: DariOptions,

@@ -70,6 +70,12 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, runtime: &web::Data
     response
 }
 
+/// Whether a message is one.
+#[cfg(feature = "inside")]
+pub fn reads_message(text: &str) -> bool {
+    read::read(text, &super::RequestLimits::default()).is_ok()
+}
+
 /// What the fuzz target of the messages calls.
 #[cfg(any(fuzzing, test))]
 pub fn fuzz_message(text: &str) {

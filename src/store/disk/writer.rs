@@ -35,15 +35,17 @@ const IDLE: Duration = Duration::from_millis(200);
 const QUIET: Duration = Duration::from_secs(10);
 /// How often a store that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A commit that takes longer than this means a disk that makes writers wait: for the next while only the thread waits.
-const SLOW: Duration = Duration::from_millis(2);
-const SLOW_FOR: Duration = Duration::from_secs(1);
-/// How often a caller looks whether the one before it is done, before it leaves its batch to the thread.
-const LOOKS: usize = 64;
-
+/// A commit that takes longer than this means a disk that makes writers wait: for a multiple of what it took only the
+/// thread waits. Shorter ones are those of a thread that had to wait for a core.
+const SLOW: Duration = Duration::from_millis(10);
+const SLOW_TIMES: u32 = 20;
+/// How long a caller waits for the one before it, before it leaves its batch to the thread.
+const SOON: Duration = Duration::from_millis(2);
 /// How long a store that is let go of waits for its index. A disk may take many seconds, which a server that is to stop has
 /// not; what the index lacks is read from the log by the next start. Tests open the folder again in this very process.
 const LAST_INDEX: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 500 });
+
+type AppenderGuard<'a> = parking_lot::MutexGuard<'a, Appender>;
 
 pub(super) enum Order {
     Promise(Promised, oneshot::Sender<Result<(), StoreError>>),
@@ -63,7 +65,7 @@ pub(super) struct Writer {
 pub(super) struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    appender: Mutex<Appender>,
+    appender: parking_lot::Mutex<Appender>,
     delivered: Delivered,
     /// Where acknowledgements are given.
     runtime: Option<Handle>,
@@ -97,7 +99,7 @@ impl Writer {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
-            appender: Mutex::new(appender),
+            appender: parking_lot::Mutex::new(appender),
             delivered,
             runtime: Handle::try_current().ok(),
             began: Instant::now(),
@@ -203,19 +205,13 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn appender(&self) -> MutexGuard<'_, Appender> {
-        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn appender(&self) -> AppenderGuard<'_> {
+        self.appender.lock()
     }
 
-    /// The right to write, if whoever has it gives it back in a moment.
-    fn appender_soon(&self) -> Option<MutexGuard<'_, Appender>> {
-        for _ in 0..LOOKS {
-            if let Ok(appender) = self.appender.try_lock() {
-                return Some(appender);
-            }
-            std::hint::spin_loop();
-        }
-        None
+    /// The right to write, if whoever has it gives it back soon: a short wait is less than two changes of threads.
+    fn appender_soon(&self) -> Option<AppenderGuard<'_>> {
+        self.appender.try_lock_for(SOON)
     }
 
     fn is_slow(&self) -> bool {
@@ -244,7 +240,7 @@ impl Shared {
     }
 
     /// Writes a batch together with those that wait, on the caller's thread.
-    fn lead(&self, appender: MutexGuard<'_, Appender>, batch: Batch, done: Done) {
+    fn lead(&self, appender: AppenderGuard<'_>, batch: Batch, done: Done) {
         let mut group = vec![(batch, done)];
         {
             let mut queue = self.queue();
@@ -259,8 +255,9 @@ impl Shared {
         }
         let began = Instant::now();
         let written = self.commit(appender, &group);
-        if began.elapsed() > SLOW {
-            let until = self.began.elapsed() + SLOW_FOR;
+        let took = began.elapsed();
+        if took > SLOW {
+            let until = self.began.elapsed() + took * SLOW_TIMES;
             self.slow_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         let mut told = group.into_iter().map(|(_, done)| done);
@@ -274,7 +271,7 @@ impl Shared {
         }
     }
 
-    fn commit(&self, mut appender: MutexGuard<'_, Appender>, group: &[(Batch, Done)]) -> Result<(), StoreError> {
+    fn commit(&self, mut appender: AppenderGuard<'_>, group: &[(Batch, Done)]) -> Result<(), StoreError> {
         let written = appender.commit(group.iter().map(|(batch, _)| batch));
         drop(appender);
         failpoint::reach("store-committed");
