@@ -56,8 +56,6 @@ lint: cargo node venv ## Format, clippy, syntax of the Python, JavaScript and ba
 	PYTHONPYCACHEPREFIX=.cache/pycache .cache/venv/bin/python -m py_compile $(PYTHON_FILES)
 	for file in $(NODE_FILES); do node --check "$$file"; done
 	for file in $(BASH_FILES); do bash -n "$$file"; done
-	@echo '== lint: crates that are in the tree in two versions (for information)'
-	cargo tree -d --locked --depth 1
 
 # How long each fuzz target runs, in seconds.
 FUZZ_TIME ?= 600
