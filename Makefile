@@ -61,12 +61,15 @@ lint: cargo node venv ## Format, clippy, syntax of the Python, JavaScript and ba
 FUZZ_TIME ?= 600
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-fuzz: cargo ## Every fuzz target for FUZZ_TIME seconds; keeps what they find. Needs nightly Rust
+# Sanitizers are a nightly's; without one, what is stable is told to take it for one.
+FUZZ = $(shell if cargo +nightly --version >/dev/null 2>&1; then echo cargo +nightly fuzz; else echo env RUSTC_BOOTSTRAP=1 cargo fuzz; fi)
+
+fuzz: cargo ## Every fuzz target for FUZZ_TIME seconds; keeps what they find. With nightly Rust, where it is there
 	@cargo fuzz --version >/dev/null 2>&1 || { echo '== fuzz: adding cargo-fuzz'; cargo install cargo-fuzz --locked; }
 	for target in $(FUZZ_TARGETS); do \
 	  python3 fuzz/corpus.py unpack $$target .cache/fuzz/$$target; mkdir -p .cache/fuzz/$$target-small; \
-	  cargo +nightly fuzz run $$target .cache/fuzz/$$target -- -max_total_time=$(FUZZ_TIME) -max_len=4096; \
-	  cargo +nightly fuzz run $$target .cache/fuzz/$$target-small .cache/fuzz/$$target -- -merge=1 -max_len=1024; \
+	  $(FUZZ) run $$target .cache/fuzz/$$target -- -max_total_time=$(FUZZ_TIME) -max_len=4096; \
+	  $(FUZZ) run $$target .cache/fuzz/$$target-small .cache/fuzz/$$target -- -merge=1 -max_len=1024; \
 	  python3 fuzz/corpus.py pack $$target .cache/fuzz/$$target-small; \
 	done
 

@@ -8,6 +8,7 @@ use crate::handler::claude::Claude;
 use crate::handler::codex::Codex;
 use crate::handler::echo::Echo;
 use crate::handler::openai::OpenAi;
+use crate::handler::plain::{Plain, PlainProgram};
 use crate::handler::stdio::{Bridge, Program, StdioHandler, StdioOptions};
 use crate::handler::{Agents, DynHandler};
 use crate::process::TOKEN_VARIABLE;
@@ -35,6 +36,7 @@ fn kind(agent: &Agent) -> AgentKind {
     match agent {
         Agent::Claude => AgentKind::Claude,
         Agent::Codex => AgentKind::Codex,
+        Agent::Plain { .. } => AgentKind::Plain,
         Agent::Echo | Agent::OpenAi | Agent::Program(_) => AgentKind::Other,
     }
 }
@@ -47,6 +49,7 @@ pub fn name(agent: &Agent) -> String {
         Agent::Claude => "claude".to_owned(),
         Agent::Codex => "codex".to_owned(),
         Agent::Program(program) => program_name(program),
+        Agent::Plain { name, .. } => name.clone(),
     }
 }
 
@@ -82,6 +85,16 @@ pub fn handler(config: &AgentConfig, agent: &Agent, tasks: &TaskTracker) -> Arc<
         Agent::Claude => return Arc::new(Claude::new(config.claude.clone(), tasks.clone())),
         Agent::OpenAi => return Arc::new(OpenAi::new(config.openai.clone(), tasks.clone())),
         Agent::Codex => return Arc::new(Codex::new(config.codex.clone(), tasks.clone())),
+        Agent::Plain { name, program, args } => {
+            let program = PlainProgram {
+                name: name.clone(),
+                program: program.into(),
+                args: args.iter().map(Into::into).collect(),
+                cwd: config.workspace.clone(),
+                environment: config.engine.work.environment.clone(),
+            };
+            return Arc::new(Plain::new(program, tasks.clone()));
+        }
         Agent::Program(program) => program,
     };
     let name = program_name(program);

@@ -4,7 +4,7 @@
 
 use super::agent;
 use crate::api::{SidecarOnly, Stalls};
-use crate::config::{self, AgentConfig, ConfigError, ServeConfig};
+use crate::config::{self, Agent, AgentConfig, ConfigError, Driver, ServeConfig};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -14,24 +14,28 @@ use std::time::Duration;
 /// Variables that mean something to an agent: a sidecar that a user starts by hand passes its own on.
 const OF_AGENTS: [&str; 4] = ["ANTHROPIC_", "OPENAI_", "CODEX_", "CLAUDE_CODE_"];
 
+/// Variables of the sidecar itself, which no program of lines is given.
+const OWN: [&str; 3] = ["AGENT_CMD", "AGENT_PROMPT", "AGENT_CONFIG"];
+
 /// What the sidecar's own program serves: the agent that `AGENT_CMD` names.
 pub fn alone() -> Result<ServeConfig, ConfigError> {
     let given = config::agent_command()?;
     let words: Vec<String> = serde_json::from_str(&given)
         .map_err(|error| ConfigError(format!("AGENT_CMD: expected a JSON array of strings: {error}")))?;
-    let Some(program) = words.first().filter(|program| !program.is_empty()) else {
+    let Some((program, args)) = words.split_first().filter(|(program, _)| !program.is_empty()) else {
         return Err(ConfigError("AGENT_CMD: the array names no program".to_owned()));
     };
     let name = program.rsplit('/').next().unwrap_or_default();
-    let Some(agent) = ["claude", "codex"].into_iter().find(|agent| name.contains(agent)) else {
-        return Err(ConfigError(format!(
-            "AGENT_CMD: {name} is neither claude nor codex; other programs are not driven yet"
-        )));
+    let driver = match name {
+        name if name.contains("claude") => Driver::Claude,
+        name if name.contains("codex") => Driver::Codex,
+        _ => Driver::Plain,
     };
-    if words.len() > 1 {
-        eprintln!("note: AGENT_CMD: what stands behind the program is not used");
+    if driver == Driver::Codex && !args.is_empty() {
+        // Most of what stands there is for another of its commands than the one that is driven.
+        eprintln!("note: AGENT_CMD: what stands behind codex is not used");
     }
-    config::sidecar(agent, program)
+    config::sidecar(driver, program, args)
 }
 
 /// `AGENT_CONFIG`
@@ -69,10 +73,16 @@ pub fn request(config: &AgentConfig, alone: Option<&SidecarOnly>) -> Result<Stri
     let prompt = variable("AGENT_PROMPT");
     let decoded = STANDARD.decode(prompt).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let prompt = decoded.unwrap_or_else(|| prompt.to_owned());
+    let is_plain = matches!(config.agent, Agent::Plain { .. });
+    // A program of lines sees what it would see without a sidecar.
+    let is_for_it =
+        |name: &str| !name.starts_with("SIDECAR_") && !name.starts_with("TURNHOST_") && !OWN.contains(&name);
+    let is_passed_on =
+        |name: &str| OF_AGENTS.iter().any(|start| name.starts_with(start)) || (is_plain && is_for_it(name));
     let mut env = Map::new();
     for (name, value) in &config.environment {
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
-        if OF_AGENTS.iter().any(|start| name.starts_with(start)) {
+        if is_passed_on(name) {
             env.insert(name.to_owned(), value.into());
         }
     }

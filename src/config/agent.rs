@@ -104,6 +104,15 @@ pub enum Agent {
     Codex,
     /// The user's own program, with the arguments that start it.
     Program(HandlerProgram),
+    /// A program that speaks no protocol of ours: lines in, lines out.
+    Plain {
+        /// What it is called.
+        name: String,
+        /// A path, or a name that is looked for in `PATH`.
+        program: String,
+        /// Its arguments.
+        args: Vec<String>,
+    },
 }
 
 /// What the agent part of the options comes to.

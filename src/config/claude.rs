@@ -73,6 +73,7 @@ impl ClaudeFlags {
         Ok(ClaudeOptions {
             // As the program sees it, which starts in the workspace.
             program: self.claude_program.map(|program| std::path::absolute(&program).unwrap_or(program)),
+            args: Vec::new(),
             model: self.claude_model.filter(|model| !model.is_empty()),
             append_system_prompt: match self.claude_system_prompt.as_str() {
                 "replace" => false,

@@ -36,7 +36,7 @@ pub use daemon::{DaemonCommand, DaemonLine};
 pub use data::DataConfig;
 pub use program::{HandlerProgram, Language};
 pub use serve::{ServeConfig, ServeFlags};
-pub use sidecar::{SidecarLine, agent_command, sidecar};
+pub use sidecar::{Driver, SidecarLine, agent_command, sidecar};
 
 /// The built-in agents, in the order they are offered.
 pub const AGENTS: [&str; 4] = ["echo", "openai", "claude", "codex"];

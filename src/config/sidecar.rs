@@ -3,7 +3,7 @@
 //! Owns those of its server: where it listens, who may call, when it ends. What the agent is asked is in `cli/sidecar`.
 
 use super::values::{optional_duration, secret_of, variable};
-use super::{ConfigError, ServeConfig, ServeFlags};
+use super::{Agent, ConfigError, ServeConfig, ServeFlags};
 use crate::api::SidecarOnly;
 use crate::process::on_path;
 use clap::Parser;
@@ -21,7 +21,7 @@ const CLEANUP: Duration = Duration::from_mins(1);
 #[command(
     about = "Drives one agent, and serves /ws and /health",
     after_help = "Variables: AGENT_CMD (a JSON array; required), AGENT_PROMPT, AGENT_CONFIG, SIDECAR_PORT (9090), SIDECAR_HOST (127.0.0.1), \
-                  SIDECAR_TOKEN, SIDECAR_CLEANUP_TIMEOUT (60s), SESSION_ID, TASK_ID.\n\n\
+                  SIDECAR_TOKEN, SIDECAR_CLEANUP_TIMEOUT (60s), SESSION_ID, TASK_ID, WORK_DIR (/workspace).\n\n\
                   Exit codes: 0 the agent ended, or stopped as asked; 1 cannot start or go on; 2 wrong usage."
 )]
 pub struct SidecarLine {}
@@ -48,11 +48,22 @@ fn environment() -> BTreeMap<OsString, OsString> {
     std::env::vars_os().collect()
 }
 
-/// The server of a sidecar whose agent, `claude` or `codex`, is this program.
+/// Who drives the program of a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// The agent `claude`.
+    Claude,
+    /// The agent `codex`.
+    Codex,
+    /// Nobody: it reads lines and writes lines.
+    Plain,
+}
+
+/// The server of a sidecar that runs this program with these arguments.
 ///
 /// # Errors
 /// One sentence that names the variable.
-pub fn sidecar(agent: &str, program: &str) -> Result<ServeConfig, ConfigError> {
+pub fn sidecar(driver: Driver, program: &str, args: &[String]) -> Result<ServeConfig, ConfigError> {
     let environment = environment();
     let port = match variable(&environment, "SIDECAR_PORT") {
         None => DEFAULT_PORT,
@@ -74,11 +85,17 @@ pub fn sidecar(agent: &str, program: &str) -> Result<ServeConfig, ConfigError> {
         "--data-dir=memory",
         "--claude-no-spare",
         "--grace=2s",
+        // What silence leads to is said in AGENT_CONFIG.
+        "--idle-timeout=off",
     ]
     .map(OsString::from)
     .into();
     words.push(format!("--port={port}").into());
-    words.push(OsString::from_iter([OsStr::new(&format!("--{agent}-program=")), path.as_os_str()]));
+    match driver {
+        Driver::Claude => words.push(OsString::from_iter([OsStr::new("--claude-program="), path.as_os_str()])),
+        Driver::Codex => words.push(OsString::from_iter([OsStr::new("--codex-program="), path.as_os_str()])),
+        Driver::Plain => {}
+    }
     let host = variable(&environment, "SIDECAR_HOST").unwrap_or("127.0.0.1");
     words.push(format!("--host={host}").into());
     let served = Served::try_parse_from(words).map_err(|error| {
@@ -87,6 +104,21 @@ pub fn sidecar(agent: &str, program: &str) -> Result<ServeConfig, ConfigError> {
     })?;
     let mut config = served.flags.into_config()?;
     config.token = secret_of(None, &["SIDECAR_TOKEN"], &environment)?;
-    config.sessions.alone = Some(SidecarOnly { agent: agent.to_owned(), cleanup });
+    let agent = match driver {
+        Driver::Claude => {
+            config.agent.claude.args = args.iter().map(OsString::from).collect();
+            "claude".to_owned()
+        }
+        Driver::Codex => "codex".to_owned(),
+        Driver::Plain => {
+            let name = program.rsplit('/').next().unwrap_or_default().to_owned();
+            let (program, args) = (program.to_owned(), args.to_vec());
+            config.agent.agent = Agent::Plain { name: name.clone(), program, args };
+            name
+        }
+    };
+    let work_dir = variable(&environment, "WORK_DIR").unwrap_or("/workspace").into();
+    let session_id = variable(&environment, "SESSION_ID").unwrap_or_default().to_owned();
+    config.sessions.alone = Some(SidecarOnly { agent, cleanup, work_dir, session_id });
     Ok(config)
 }

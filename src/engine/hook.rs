@@ -135,6 +135,11 @@ impl Engine {
         Whose::session(&turn.session).does(self.0.handler.prepare(turn)).await
     }
 
+    /// Comes back once the agent of a session that has no turn has ended by itself, see [`crate::handler::Handler::left`].
+    pub async fn agent_left(&self, id: &SessionId) {
+        self.0.handler.left(id).await;
+    }
+
     /// A session had its last turn: its agent may end by itself, see [`crate::handler::Handler::close_session`].
     pub async fn close_session(&self, id: &SessionId, patience: Option<Duration>, stop: &CancellationToken) -> Closed {
         self.0.registry.forget(id);

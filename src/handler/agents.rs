@@ -5,7 +5,7 @@
 use super::{Cancel, Closed, DynHandler, Failure, Reply, Sink, Turn};
 use crate::model::{Fault, FaultCode, SessionId};
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, join_all, select_all};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +105,14 @@ impl DynHandler for Agents {
             let all = self.all();
             let closed = join_all(all.iter().map(|handler| handler.close_session(session, patience, stop))).await;
             closed.into_iter().find(|closed| *closed != Closed::Nothing).unwrap_or_default()
+        }
+        .boxed()
+    }
+
+    fn left<'a>(&'a self, session: &'a SessionId) -> BoxFuture<'a, ()> {
+        async move {
+            let all = self.all();
+            select_all(all.iter().map(|handler| handler.left(session))).await;
         }
         .boxed()
     }

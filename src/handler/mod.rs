@@ -12,6 +12,7 @@ mod cut;
 pub mod echo;
 pub mod openai;
 mod outgoing;
+pub mod plain;
 mod schema;
 mod sink;
 pub mod stdio;
@@ -207,6 +208,13 @@ pub trait Handler: Send + Sync + 'static {
         std::future::ready(Closed::Nothing)
     }
 
+    /// Comes back once the program that waits for the next turn of a session has ended by itself; never where there is no
+    /// such program. How it ended is told by [`Handler::close_session`]. Cancel-safe.
+    fn left(&self, session: &SessionId) -> impl Future<Output = ()> + Send {
+        let _ = session;
+        std::future::pending()
+    }
+
     /// Called when the server is about to be paused and no turn runs: connections that the pause would break are closed
     /// as far as that can be done; what is needed is made again for the next turn.
     fn park(&self) {}
@@ -254,6 +262,8 @@ pub trait DynHandler: Send + Sync + 'static {
         patience: Option<Duration>,
         stop: &'a CancellationToken,
     ) -> BoxFuture<'a, Closed>;
+    /// See [`Handler::left`].
+    fn left<'a>(&'a self, session: &'a SessionId) -> BoxFuture<'a, ()>;
     /// See [`Handler::stop`].
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()>;
 }
@@ -294,6 +304,10 @@ impl<H: Handler> DynHandler for H {
         stop: &'a CancellationToken,
     ) -> BoxFuture<'a, Closed> {
         Box::pin(Handler::close_session(self, session, patience, stop))
+    }
+
+    fn left<'a>(&'a self, session: &'a SessionId) -> BoxFuture<'a, ()> {
+        Box::pin(Handler::left(self, session))
     }
 
     fn stop(&self, grace: Duration) -> BoxFuture<'_, ()> {

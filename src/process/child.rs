@@ -79,12 +79,24 @@ impl Child {
         }
     }
 
+    /// Sends SIGINT to the program's own process group, as a terminal does at Ctrl+C. What it does then is its business:
+    /// it may go on. Does not wait; nothing happens when it is being stopped, or has ended.
+    pub fn interrupt(&self) {
+        self.order.send_if_modified(|order| {
+            let is_first = matches!(order, None | Some(Ask::Interrupt));
+            if is_first {
+                *order = Some(Ask::Interrupt);
+            }
+            is_first
+        });
+    }
+
     /// Asks for the end of the whole tree: SIGTERM now, SIGKILL to what is left after `grace`. Asked again, the grace can
     /// only get shorter. Does not wait; nothing happens when nothing is left.
     pub fn stop(&self, grace: Duration) {
         self.order.send_if_modified(|order| {
             let sooner = match order {
-                None => true,
+                None | Some(Ask::Interrupt) => true,
                 Some(Ask::Stop(earlier)) => grace < *earlier,
                 Some(Ask::Kill) => false,
             };
@@ -102,10 +114,23 @@ impl Child {
 
     /// Waits for the end of the program itself, which its descendants and its pipes may outlive. Cancel-safe.
     pub async fn exited(&self) -> Exit {
+        self.end().await
+    }
+
+    /// The same for somebody who has no handle: waiting does not keep the program. Cancel-safe.
+    pub fn end(&self) -> impl Future<Output = Exit> + Send + use<> {
         let mut state = self.state.clone();
-        let ended = state.wait_for(|state| state.exit.is_some()).await;
-        // The owner task ends without a word only when the runtime is shut down.
-        ended.ok().and_then(|state| state.exit.clone()).unwrap_or(Exit::Lost)
+        async move {
+            let ended = state.wait_for(|state| state.exit.is_some()).await;
+            // The owner task ends without a word only when the runtime is shut down.
+            ended.ok().and_then(|state| state.exit.clone()).unwrap_or(Exit::Lost)
+        }
+    }
+
+    /// Whether the program itself has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.state.borrow().exit.is_some()
     }
 
     /// Waits until the program and all its descendants have ended. Cancel-safe.
@@ -221,12 +246,13 @@ impl Owner {
 
     fn ask(&mut self, ask: Ask) {
         self.unsent.extend_from_slice(ask.to_string().as_bytes());
+        // Somebody may have stopped it.
+        self.shim.resume();
         let grace = match ask {
+            Ask::Interrupt => return,
             Ask::Stop(grace) => grace,
             Ask::Kill => Duration::ZERO,
         };
-        // Somebody may have stopped it.
-        self.shim.resume();
         let deadline = Instant::now() + grace + OVERTIME;
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
     }

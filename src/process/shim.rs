@@ -342,7 +342,8 @@ impl Keeper {
             match Ask::parse(&line, self.grace) {
                 Some(Ask::Stop(grace)) => self.stop(grace),
                 Some(Ask::Kill) => self.kill(),
-                None => {}
+                Some(Ask::Interrupt) if self.main_lives => tree::interrupt_group(self.main),
+                Some(Ask::Interrupt) | None => {}
             }
         }
     }

@@ -117,6 +117,8 @@ impl Plan {
 /// What the server asks of a running shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
+    /// SIGINT to the program's own process group, as a terminal's Ctrl+C: it may go on.
+    Interrupt,
     /// SIGTERM to the whole tree, SIGKILL to what is left after this time.
     Stop(Duration),
     /// SIGKILL to the whole tree now.
@@ -128,6 +130,7 @@ impl fmt::Display for Ask {
         match self {
             Self::Stop(grace) => writeln!(f, "stop {}", grace.as_millis()),
             Self::Kill => f.write_str("kill\n"),
+            Self::Interrupt => f.write_str("interrupt\n"),
         }
     }
 }
@@ -139,6 +142,7 @@ impl Ask {
             Some(("stop", ms)) => Some(Self::Stop(Duration::from_millis(ms.parse().ok()?))),
             None if line == "stop" => Some(Self::Stop(grace)),
             None if line == "kill" => Some(Self::Kill),
+            None if line == "interrupt" => Some(Self::Interrupt),
             _ => None,
         }
     }
@@ -284,7 +288,7 @@ mod tests {
             assert_eq!(Report::parse(report.to_string().trim_end()), Some(report));
         }
         let grace = Duration::from_secs(9);
-        for ask in [Ask::Kill, Ask::Stop(Duration::from_millis(20))] {
+        for ask in [Ask::Interrupt, Ask::Kill, Ask::Stop(Duration::from_millis(20))] {
             assert_eq!(Ask::parse(ask.to_string().trim_end(), grace), Some(ask));
         }
         assert_eq!(Ask::parse("stop", grace), Some(Ask::Stop(grace)));

@@ -170,6 +170,13 @@ pub(super) fn kill_group(group: Pid) {
     }
 }
 
+/// Interrupts a process group, as a terminal does.
+pub(super) fn interrupt_group(group: Pid) {
+    if group.as_raw() > 1 {
+        let _ = killpg(group, Signal::SIGINT);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,8 @@ pub struct BridgeFrame<'a> {
     pub offset: Option<u64>,
     /// Bytes before these are lost.
     pub gap: Option<bool>,
+    /// Prompts before it that have no result yet.
+    pub unanswered: Option<u32>,
     /// What was wrong with a frame of ours.
     pub error: Option<String>,
     /// How the session ended.

@@ -413,6 +413,9 @@ pub enum ServerFrame<'a> {
         status: &'a str,
         /// Where the live part begins.
         offset: u64,
+        /// Prompts before it that have no `result` yet, where that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unanswered: Option<usize>,
     },
     /// Whole lines of the log.
     Stdout {

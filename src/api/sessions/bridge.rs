@@ -4,7 +4,7 @@
 //! else's business. Two tasks on the connection's worker: one reads what the client says, one writes.
 
 use super::heard::{self, Heard};
-use super::listen::{ASIDES, Aside, LAST_WORDS, PING, UNTAKEN, listen, upgrade as upgrade_within};
+use super::listen::{ASIDES, Aside, LAST_WORDS, Patience, listen, next_ping, upgrade as upgrade_within};
 use super::session::{Deaf, Input, Session};
 use super::{PIECE, parameter, unknown};
 use crate::api::Runtime;
@@ -19,10 +19,9 @@ use base64::engine::general_purpose::STANDARD;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
 
-/// A client that is silent for so long is gone.
-const SILENT: Duration = Duration::from_mins(1);
+/// How often it is looked whether a result that is being written is there, a millisecond apart.
+const SETTLING: u32 = 500;
 /// Longer frames go out in pieces.
 const FRAME: usize = 64 << 10;
 
@@ -35,19 +34,22 @@ pub async fn upgrade(
 ) -> HttpResponse {
     let Some(session) = runtime.sessions.book.find(&id) else { return unknown() };
     let since = parameter(&request, "since").and_then(|since| since.parse::<u64>().ok());
-    let Upgraded { response, socket, messages } = match upgrade_within(&request, payload, &runtime, SILENT) {
+    let Upgraded { response, socket, messages } = match upgrade_within(&request, payload, &runtime, Duration::MAX) {
         Ok(upgraded) => upgraded,
         Err(answer) => return answer,
     };
     let hangup = request.conn_data::<Hangup>().cloned();
-    actix_web::rt::spawn(serve(session, since, socket, messages, hangup));
+    let writer = Writer { session, socket, patience: Patience::of(&runtime.limits), at: 0 };
+    actix_web::rt::spawn(serve(writer, since, messages, hangup));
     response
 }
 
-async fn serve(session: Arc<Session>, since: Option<u64>, socket: Socket, messages: Messages, hangup: Option<Hangup>) {
+async fn serve(writer: Writer, since: Option<u64>, messages: Messages, hangup: Option<Hangup>) {
     let (asides, taken) = mpsc::channel(ASIDES);
-    let writer = Writer { session: session.clone(), socket, at: 0 };
-    let mut writing = actix_web::rt::spawn(writer.write(since, taken));
+    let session = writer.session.clone();
+    // Before anything that the client says can have been answered.
+    let standing = writer.standing().await;
+    let mut writing = actix_web::rt::spawn(writer.write(since, standing, taken));
     tokio::select! {
         () = listen(messages, asides, |text| frame(&session, text)) => {
             // What was answered to the last frames still goes out.
@@ -92,8 +94,17 @@ type Answer = Aside<ServerFrame<'static>>;
 struct Writer {
     session: Arc<Session>,
     socket: Socket,
+    patience: Patience,
     /// The client has everything before this.
     at: u64,
+}
+
+/// How a session stands when a client comes.
+struct Standing {
+    /// Where the log ends.
+    first: u64,
+    /// How many prompts have no result before that.
+    unanswered: Option<usize>,
 }
 
 /// The connection is of no more use.
@@ -110,15 +121,19 @@ impl From<Closed> for Lost {
 }
 
 impl Writer {
-    async fn write(mut self, since: Option<u64>, asides: mpsc::Receiver<Answer>) {
-        if let Err(Lost::Slow) = self.stream(since, asides).await {
+    async fn write(mut self, since: Option<u64>, standing: Standing, asides: mpsc::Receiver<Answer>) {
+        if let Err(Lost::Slow) = self.stream(since, standing, asides).await {
             tracing::info!(session = %self.session.engine_id, "a client took nothing and was dropped");
         }
     }
 
-    async fn stream(&mut self, since: Option<u64>, mut asides: mpsc::Receiver<Answer>) -> Result<(), Lost> {
+    async fn stream(
+        &mut self,
+        since: Option<u64>,
+        Standing { first, unanswered }: Standing,
+        mut asides: mpsc::Receiver<Answer>,
+    ) -> Result<(), Lost> {
         let mut ends = self.session.log.watch();
-        let first = self.session.log.end().bytes;
         self.at = since.unwrap_or(first).min(first);
         while self.at < first {
             let (bytes, gap) = self.piece().await;
@@ -127,10 +142,10 @@ impl Writer {
             self.say(&ServerFrame::Replay { data, offset: next, encoding: "base64", gap }).await?;
         }
         let (id, status) = self.session.look(|record| (record.id.clone(), record.state.clone()));
-        let connected = ServerFrame::Connected { session_id: &id, mode: "pipe", status: &status, offset: self.at };
+        let connected =
+            ServerFrame::Connected { session_id: &id, mode: "pipe", status: &status, offset: self.at, unanswered };
         self.say(&connected).await?;
-        let mut ping = tokio::time::interval_at(Instant::now() + PING, PING);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pings = self.patience.pings();
         loop {
             let end = *ends.borrow_and_update();
             if end.bytes > self.at {
@@ -153,9 +168,21 @@ impl Writer {
                     None => return Ok(()),
                 },
                 () = wait_for(&mut ends) => {}
-                _ = ping.tick() => self.socket.ping(b"").await?,
+                () = next_ping(&mut pings) => self.socket.ping(b"").await?,
             }
         }
+    }
+
+    /// Where the log ends, and how many prompts have no result before that.
+    async fn standing(&self) -> Standing {
+        for _ in 0..SETTLING {
+            if let Some((end, unanswered)) = self.session.standing() {
+                return Standing { first: end.bytes, unanswered: Some(unanswered) };
+            }
+            // A disk may take its time.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Standing { first: self.session.log.end().bytes, unanswered: None }
     }
 
     /// The next piece of the log, and whether it is lost.
@@ -199,9 +226,9 @@ impl Writer {
 
     async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), Lost> {
         let text = serde_json::to_string(frame).unwrap_or_default();
-        match tokio::time::timeout(UNTAKEN, send_text(&mut self.socket, text, FRAME)).await {
-            Ok(sent) => Ok(sent?),
-            Err(_) => Err(Lost::Slow),
+        match self.patience.sent(send_text(&mut self.socket, text, FRAME)).await {
+            Some(sent) => Ok(sent?),
+            None => Err(Lost::Slow),
         }
     }
 }

@@ -57,7 +57,7 @@ impl Discover {
                 ("agents", !self.agents && self.reads_sources()),
             ],
             AgentKind::Codex => vec![("config_toml", !self.config_toml)],
-            AgentKind::Other => vec![],
+            AgentKind::Other | AgentKind::Plain => vec![],
         };
         off.into_iter().filter(|(_, is_void)| *is_void).map(|(name, _)| name).collect()
     }
@@ -78,7 +78,7 @@ pub fn warnings(request: &SessionRequest<'_>, kind: AgentKind) -> Vec<String> {
         ("container.security_opt", !container.security_opt.is_empty()),
         ("claude.output_format", !claude.output_format.is_empty()),
     ];
-    let is_other = kind == AgentKind::Other;
+    let is_other = matches!(kind, AgentKind::Other | AgentKind::Plain);
     let (not_claude, not_codex) = (kind != AgentKind::Claude, kind != AgentKind::Codex);
     let of_the_agent = [
         ("claude.settings_json", not_claude && claude.settings_json.is_some()),

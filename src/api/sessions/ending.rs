@@ -64,6 +64,9 @@ pub struct Metadata {
     pub status: Option<u16>,
     pub retryable: Option<bool>,
     pub stderr_tail: Option<String>,
+    /// How the agent's process ended, where several sessions share it.
+    exit_code: Option<i32>,
+    signal: Option<i32>,
 }
 
 /// The metadata of a turn, however it ended. One of another form is none.
@@ -149,7 +152,8 @@ pub fn detail<'a>(stderr: &'a str, reason: &'a str) -> &'a str {
 
 fn exit_of(fault: &Fault, metadata: &Metadata, has_begun: bool, said: usize) -> Exit {
     let process = fault.process.as_ref();
-    let by_process = process.and_then(|end| end.exit_code.or(end.signal.map(|signal| 128 + signal)));
+    let (code, signal) = process.map_or((metadata.exit_code, metadata.signal), |end| (end.exit_code, end.signal));
+    let by_process = code.or(signal.map(|signal| 128 + signal));
     let category = category::of(fault, metadata, has_begun, said);
     let stderr = process.map(|end| end.stderr_tail.as_str()).or(metadata.stderr_tail.as_deref());
     let detail = detail(stderr.unwrap_or_default(), &fault.message);

@@ -46,6 +46,20 @@ impl Hooks {
         Self { lifecycle, mounts, cwd, env }
     }
 
+    /// They work in this folder, if it is one, and know the session by this name, if it is not empty.
+    pub fn work_in(&mut self, folder: &Path, session_id: &str) {
+        if folder.is_dir() {
+            self.cwd = Some(folder.to_owned());
+        }
+        for (name, value) in &mut self.env {
+            match *name {
+                "WORK_DIR" => *value = folder.to_string_lossy().into_owned(),
+                "SESSION_ID" if !session_id.is_empty() => session_id.clone_into(value),
+                _ => {}
+            }
+        }
+    }
+
     /// Whether one of them is to know the agent's process.
     pub fn need_agent(&self) -> bool {
         !self.lifecycle.post_init.is_empty() || !self.lifecycle.sidecar.is_empty()

@@ -8,7 +8,7 @@ use super::ending::{self, TurnEnd};
 use super::session::Session;
 use super::times::now;
 use crate::json;
-use crate::model::{Answer, Ending, Event, Outcome, RawJson, Usage};
+use crate::model::{Answer, Ending, Event, Outcome, OutputStream, RawJson, Usage};
 use crate::wire::session_line::{ErrorData, ExitData, LineData, LineUsage, ResultData, write_line};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -19,10 +19,7 @@ use tokio::task::JoinHandle;
 /// Writes a session's log.
 pub struct Lines {
     session: Arc<Session>,
-    /// Whether the agent is Codex, whose tools have names of their own here.
-    is_codex: bool,
-    /// Whether the agent tells of itself when it begins.
-    tells_itself: bool,
+    kind: AgentKind,
     out: Vec<u8>,
     /// Where the log is to go on.
     at: u64,
@@ -67,8 +64,7 @@ impl Lines {
         let at = session.log.end().bytes;
         Self {
             session,
-            is_codex: kind == AgentKind::Codex,
-            tells_itself: kind != AgentKind::Other,
+            kind,
             out: Vec::new(),
             at,
             writing: None,
@@ -77,6 +73,16 @@ impl Lines {
             is_broken: false,
             began,
         }
+    }
+
+    /// Whether the agent is Codex, whose tools have names of their own here.
+    fn is_codex(&self) -> bool {
+        self.kind == AgentKind::Codex
+    }
+
+    /// Whether the agent is a program of lines, which has no answers.
+    fn is_plain(&self) -> bool {
+        self.kind == AgentKind::Plain
     }
 
     fn line(&mut self, kind: &str, data: &LineData<'_>, at_ms: u64) {
@@ -149,8 +155,13 @@ impl Lines {
                 self.line("system", &object([("subtype", "discarded".into()), ("item_id", (**block).into())]), at);
             }
             Event::Usage(usage) => self.turn.usage = Some(*usage),
+            Event::CommandOutput { stream, text, .. } if self.is_plain() => {
+                self.turn.bytes += text.len();
+                let kind = if *stream == OutputStream::Stdout { "stdout" } else { "stderr" };
+                self.line(kind, &object([("text", text.as_str().into())]), at);
+            }
             Event::CommandOutput { stream, text, .. } => {
-                let subtype = if *stream == crate::model::OutputStream::Stdout { "stdout_raw" } else { "stderr" };
+                let subtype = if *stream == OutputStream::Stdout { "stdout_raw" } else { "stderr" };
                 self.line("system", &object([("subtype", subtype.into()), ("text", text.as_str().into())]), at);
             }
             Event::Artifact { path, size } => {
@@ -168,9 +179,9 @@ impl Lines {
         // `mcp__SERVER__TOOL` is how both agents call a tool of a server.
         let of_server = name.strip_prefix("mcp__").and_then(|rest| rest.split_once("__"));
         let shown = match (name, of_server) {
-            ("commandExecution", _) if self.is_codex => "Bash",
-            ("fileChange", _) if self.is_codex => "Edit",
-            (_, Some((_, tool))) if self.is_codex => tool,
+            ("commandExecution", _) if self.is_codex() => "Bash",
+            ("fileChange", _) if self.is_codex() => "Edit",
+            (_, Some((_, tool))) if self.is_codex() => tool,
             _ => name,
         };
         self.calls.insert(id.to_owned(), (shown.to_owned(), at));
@@ -184,7 +195,7 @@ impl Lines {
         if kind == "started" {
             self.turn.has_begun = true;
             // What these agents tell of themselves comes right behind.
-            if self.tells_itself {
+            if self.kind != AgentKind::Other {
                 return;
             }
         }
@@ -203,7 +214,7 @@ impl Lines {
             return self.line("system", &LineData::Other(data), at);
         }
         let (line, subtype) = match kind {
-            "session" if self.is_codex => ("system", "thread_started"),
+            "session" if self.is_codex() => ("system", "thread_started"),
             "started" | "session" => ("system", "init"),
             "stderr" | "agent_raw" | "stdout_raw" | "lifecycle" => ("system", kind),
             "retry" => ("system", "api_retry"),
@@ -246,6 +257,9 @@ impl Lines {
         let has_begun =
             turn_said.has_begun || turn_said.bytes > 0 || usage.is_some_and(|usage| usage.output_tokens > 0);
         let end = ending::of(outcome, &metadata, has_begun, turn_said.bytes);
+        if self.is_plain() {
+            return end;
+        }
         let text = match &outcome.ending {
             Ending::Answered(Answer::Commands(_)) => None,
             Ending::Answered(answer) => Some(answer.plain()),

@@ -3,17 +3,14 @@
 //! Owns the bounds of what a client sends and how long it may be silent; what its frames mean is told by who listens.
 
 use crate::api::websocket::{self, Heard, Messages, Upgraded};
-use crate::api::{Protocol, Runtime};
+use crate::api::{ApiLimits, Protocol, Runtime};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_ws::{AggregatedMessage, CloseReason};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-/// Between two pings.
-pub const PING: Duration = Duration::from_secs(30);
-/// A client that takes nothing for so long is dropped.
-pub const UNTAKEN: Duration = Duration::from_mins(1);
 /// Answers to a client that wait for the socket.
 pub const ASIDES: usize = 64;
 /// How long the end of a connection may take.
@@ -29,16 +26,54 @@ pub enum Aside<T> {
     Close(Option<CloseReason>),
 }
 
-/// Turns a request into a WebSocket whose client may be silent for so long.
+/// What a client is asked, and how long it may take.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    ping: Option<Duration>,
+    untaken: Option<Duration>,
+}
+
+impl Patience {
+    pub fn of(limits: &ApiLimits) -> Self {
+        Self { ping: limits.ping, untaken: limits.dead_after }
+    }
+
+    /// Ticks when a ping is due.
+    pub fn pings(self) -> Option<Interval> {
+        let period = self.ping.filter(|period| !period.is_zero())?;
+        let mut pings = tokio::time::interval_at(Instant::now() + period, period);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Some(pings)
+    }
+
+    /// What comes of sending something; `None` when the client takes nothing for too long.
+    pub async fn sent<T>(self, sending: impl Future<Output = T>) -> Option<T> {
+        match self.untaken {
+            Some(untaken) => tokio::time::timeout(untaken, sending).await.ok(),
+            None => Some(sending.await),
+        }
+    }
+}
+
+/// Waits for the next ping. Cancel-safe.
+pub async fn next_ping(pings: &mut Option<Interval>) {
+    match pings {
+        Some(pings) => _ = pings.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Turns a request into a WebSocket whose client may be silent for as long as others, and no longer than this.
 pub fn upgrade(
     request: &HttpRequest,
     payload: web::Payload,
     runtime: &Runtime,
-    silence: Duration,
+    longest: Duration,
 ) -> Result<Upgraded, HttpResponse> {
     let upgraded = websocket::upgrade(request, payload, runtime, Protocol::Sessions, MESSAGE);
     let Upgraded { messages, response, socket } = upgraded
         .map_err(|_| HttpResponse::BadRequest().content_type("text/plain; charset=utf-8").body("Bad Request"))?;
+    let silence = runtime.limits.dead_after.map(|silence| silence.min(longest));
     Ok(Upgraded { messages: messages.dead_after(silence), response, socket })
 }
 
@@ -64,5 +99,29 @@ pub async fn listen<T>(mut messages: Messages, asides: mpsc::Sender<Aside<T>>, a
         {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    /// The protocol's own numbers are the defaults of the options.
+    #[tokio::test(start_paused = true)]
+    async fn as_the_protocol_says() {
+        let limits = ApiLimits::default();
+        let (patience, began) = (Patience::of(&limits), Instant::now());
+        let mut pings = patience.pings();
+        for n in 1..4 {
+            next_ping(&mut pings).await;
+            assert_eq!(began.elapsed(), Duration::from_secs(30 * n));
+        }
+        let began = Instant::now();
+        assert_eq!(patience.sent(pending::<()>()).await, None);
+        assert_eq!(began.elapsed(), Duration::from_mins(1));
+        assert_eq!(patience.sent(std::future::ready(7)).await, Some(7));
+        let off = Patience::of(&ApiLimits { ping: None, dead_after: None, ..limits });
+        assert!(off.pings().is_none());
     }
 }

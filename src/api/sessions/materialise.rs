@@ -34,7 +34,7 @@ pub fn materialise(
     match kind {
         AgentKind::Claude => claude(request, record, folder, &sessions.options),
         AgentKind::Codex => codex(request, folder),
-        AgentKind::Other => Ok(Materialised::default()),
+        AgentKind::Other | AgentKind::Plain => Ok(Materialised::default()),
     }
 }
 

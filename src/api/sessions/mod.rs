@@ -83,6 +83,10 @@ pub struct SidecarOnly {
     pub agent: String,
     /// How long it stays when its agent has ended, from the last connection on.
     pub cleanup: Duration,
+    /// Where its hooks work.
+    pub work_dir: PathBuf,
+    /// What its hooks are told as the session's id; empty where it is the session's own.
+    pub session_id: String,
 }
 
 /// The server's environment, for paths that name a variable of it. It is not shown: there are keys in it.
@@ -122,6 +126,8 @@ pub enum AgentKind {
     Codex,
     /// Any other handler.
     Other,
+    /// A program of lines: its one turn is its life.
+    Plain,
 }
 
 impl AgentKind {
@@ -130,7 +136,7 @@ impl AgentKind {
         let state = match self {
             Self::Claude => json!({"v": 1, "claude_session_id": native, "turns": 1}),
             Self::Codex => json!({"v": 1, "codex_thread_id": native, "turns": 1}),
-            Self::Other => return None,
+            Self::Other | Self::Plain => return None,
         };
         Some(RawJson::from_valid(state.to_string()))
     }
@@ -299,6 +305,7 @@ fn broken(reason: &str) -> Refusal {
 
 /// Starts the task of a session.
 fn begin(runtime: &web::Data<Runtime>, (session, plan, warnings): Opened) -> (Arc<Session>, Vec<String>) {
+    session.asked(usize::from(plan.prompt.is_some()));
     let (conducted, running) = (session.clone(), conduct(runtime.clone(), session.clone(), plan));
     let _task = runtime.engine.spawn(async move {
         // A defect of ours costs its session, and nobody waits for that for ever.

@@ -3,11 +3,11 @@
 //! Owns what is shared between its task (`conduct`), the requests about it and its readers. Nothing here waits.
 
 use crate::model::SessionId;
-use crate::store::LineLog;
+use crate::store::{LineLog, LogEnd};
 use crate::wire::sessions::SessionRecord;
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -35,12 +35,18 @@ pub struct Session {
     /// Its task has ended: the record and the log are what they will be.
     pub over: CancellationToken,
     deleted: AtomicBool,
+    /// Odd while a result is being written.
+    results: AtomicU64,
 }
 
 #[derive(Default)]
 struct Inbox {
     inputs: VecDeque<Input>,
     bytes: usize,
+    /// What its task has taken from here and the agent has not: how much, and how many bytes.
+    held: (usize, usize),
+    /// Prompts without a result, here or with its task.
+    unanswered: usize,
     is_closed: bool,
 }
 
@@ -93,6 +99,7 @@ impl Session {
             kill: CancellationToken::new(),
             over,
             deleted: AtomicBool::new(false),
+            results: AtomicU64::new(0),
         })
     }
 
@@ -126,10 +133,17 @@ impl Session {
             return Err(Deaf::Closed);
         }
         let weight = input.weight();
-        if inbox.inputs.len() >= INPUTS || inbox.bytes + weight > INPUT_BYTES {
+        let (held, held_bytes) = inbox.held;
+        if input == Input::Interrupt {
+            // However much waits, it can be interrupted, and once is enough.
+            if inbox.inputs.back() == Some(&input) {
+                return Ok(());
+            }
+        } else if inbox.inputs.len() + held >= INPUTS || inbox.bytes + held_bytes + weight > INPUT_BYTES {
             return Err(Deaf::Full);
         }
         inbox.bytes += weight;
+        inbox.unanswered += usize::from(matches!(input, Input::Prompt(_)));
         inbox.inputs.push_back(input);
         drop(inbox);
         self.more.notify_one();
@@ -150,6 +164,36 @@ impl Session {
             }
             self.more.notified().await;
         }
+    }
+
+    /// What its task has taken and the agent has not: it counts as waiting still.
+    pub fn holds(&self, count: usize, bytes: usize) {
+        self.inbox().held = (count, bytes);
+    }
+
+    /// Its task has so many prompts that have no result.
+    pub fn asked(&self, unanswered: usize) {
+        let mut inbox = self.inbox();
+        let waiting = inbox.inputs.iter().filter(|input| matches!(input, Input::Prompt(_))).count();
+        inbox.unanswered = unanswered + waiting;
+    }
+
+    /// A result is about to be written; `answered` says that it is.
+    pub fn answering(&self) {
+        self.results.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn answered(&self, unanswered: usize) {
+        self.asked(unanswered);
+        self.results.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The end of the log, and how many prompts have no result before it; `None` while that changes.
+    pub fn standing(&self) -> Option<(LogEnd, usize)> {
+        let before = self.results.load(Ordering::SeqCst);
+        let (end, unanswered) = (self.log.end(), self.inbox().unanswered);
+        let is_settled = before.is_multiple_of(2) && before == self.results.load(Ordering::SeqCst);
+        is_settled.then_some((end, unanswered))
     }
 
     /// From now on it takes nothing.

@@ -4,12 +4,13 @@
 
 use super::bridge::wait_for;
 use super::heard;
-use super::listen::{ASIDES, Aside, LAST_WORDS, PING, UNTAKEN, listen, upgrade as upgrade_within};
+use super::listen::{ASIDES, Aside, LAST_WORDS, Patience, listen, next_ping, upgrade as upgrade_within};
 use super::session::{Input, Session};
 use super::{Sessions, begin, open, parameter};
 use crate::api::Runtime;
 use crate::api::websocket::{Messages, Upgraded};
 use crate::json;
+use crate::store::LogEnd;
 use crate::wire::session_line::{ErrorData, ExitData, LineData, write_line};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_ws::{CloseCode, Closed, Session as Socket};
@@ -18,7 +19,6 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
 
 /// A client that is silent for so long is gone.
 const SILENT: Duration = Duration::from_secs(40);
@@ -51,7 +51,10 @@ async fn serve(runtime: web::Data<Runtime>, since: Option<u64>, mut socket: Sock
             let sessions = opening.clone();
             let request = Bytes::from(sessions.sessions.options.sidecar.clone());
             let opened = tokio::task::spawn_blocking(move || open(&request, &sessions)).await;
-            let opened = opened.map_err(|error| error.to_string())?.map_err(|refusal| refusal.text())?;
+            let mut opened = opened.map_err(|error| error.to_string())?.map_err(|refusal| refusal.text())?;
+            if let Some(alone) = &opening.sessions.options.alone {
+                opened.1.hooks.work_in(&alone.work_dir, &alone.session_id);
+            }
             Ok::<_, String>(begin(&opening, opened).0)
         };
         starting.sessions.sidecar.get_or_try_init(start).await.cloned()
@@ -62,7 +65,7 @@ async fn serve(runtime: web::Data<Runtime>, since: Option<u64>, mut socket: Sock
     }
     runtime.sessions.callers.send_modify(|callers| *callers += 1);
     match started {
-        Ok(session) => talk(session, since, socket, messages).await,
+        Ok(session) => talk(session, since, socket, messages, Patience::of(&runtime.limits)).await,
         Err(reason) => {
             let mut lines = Vec::new();
             let error = ErrorData { message: &reason, code: Some(500), ..ErrorData::default() };
@@ -78,9 +81,11 @@ async fn serve(runtime: web::Data<Runtime>, since: Option<u64>, mut socket: Sock
     }
 }
 
-async fn talk(session: Arc<Session>, since: Option<u64>, socket: Socket, messages: Messages) {
+async fn talk(session: Arc<Session>, since: Option<u64>, socket: Socket, messages: Messages, patience: Patience) {
     let (asides, taken) = mpsc::channel(ASIDES);
-    let mut writing = actix_web::rt::spawn(write(session.clone(), since, socket, taken));
+    // Before anything that the client says can have been answered.
+    let end = session.log.end();
+    let mut writing = actix_web::rt::spawn(write(session.clone(), since, end, socket, taken, patience));
     tokio::select! {
         () = listen(messages, asides, |text| command(&session, text).err()) => {
             let _ = tokio::time::timeout(LAST_WORDS, &mut writing).await;
@@ -120,8 +125,9 @@ impl Sessions {
         let alone = self.options.alone.as_ref()?;
         let session = self.sidecar.get();
         let record = session.map(|session| session.record());
-        let is_running = session.is_some_and(|session| session.is_live());
         let unstarted = self.unstarted.get().cloned();
+        // Of one and the same moment.
+        let is_running = record.as_ref().is_some_and(|record| record.state == "running");
         let native = record.as_ref().and_then(|record| record.agent_session_id.clone());
         // One that never came as far as to have an id.
         let failed =
@@ -152,17 +158,17 @@ fn command(session: &Session, text: &str) -> Result<(), String> {
 async fn write(
     session: Arc<Session>,
     since: Option<u64>,
+    end: LogEnd,
     mut socket: Socket,
     mut asides: mpsc::Receiver<Aside<String>>,
+    patience: Patience,
 ) {
     let mut ends = session.log.watch();
-    let end = session.log.end();
     // What has ended is told to whoever comes later, too.
     let mut at = since.unwrap_or(if end.is_final { 0 } else { end.bytes }).min(end.bytes);
     // A line that `since` cuts is not for this client.
     let mut is_cut = at > 0 && since.is_some() && !stands_behind_a_line(&session, at).await;
-    let mut ping = tokio::time::interval_at(Instant::now() + PING, PING);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pings = patience.pings();
     loop {
         let end = *ends.borrow_and_update();
         if end.bytes > at {
@@ -181,7 +187,7 @@ async fn write(
                 }
             };
             for line in text.lines().skip(usize::from(std::mem::take(&mut is_cut))) {
-                if !said(&mut socket, line.to_owned()).await {
+                if !said(&mut socket, line.to_owned(), patience).await {
                     return;
                 }
             }
@@ -195,7 +201,7 @@ async fn write(
             biased;
             aside = asides.recv() => match aside {
                 // What is wrong is told to its sender alone.
-                Some(Aside::Answer(message)) => said(&mut socket, wrong(&message)).await,
+                Some(Aside::Answer(message)) => said(&mut socket, wrong(&message), patience).await,
                 Some(Aside::Pong(bytes)) => socket.pong(&bytes).await.is_ok(),
                 Some(Aside::Close(reason)) => {
                     let _ = socket.close(reason).await;
@@ -207,7 +213,7 @@ async fn write(
                 }
             },
             () = wait_for(&mut ends) => true,
-            _ = ping.tick() => socket.ping(b"").await.is_ok(),
+            () = next_ping(&mut pings) => socket.ping(b"").await.is_ok(),
         };
         if !goes_on {
             return;
@@ -228,7 +234,10 @@ fn wrong(message: &str) -> String {
 }
 
 /// Whether the client takes it.
-async fn said(socket: &mut Socket, frame: String) -> bool {
-    let sent: Result<Result<(), Closed>, _> = tokio::time::timeout(UNTAKEN, socket.text(frame)).await;
-    matches!(sent, Ok(Ok(())))
+async fn said(socket: &mut Socket, frame: String, patience: Patience) -> bool {
+    let sent: Option<Result<(), Closed>> = patience.sent(socket.text(frame)).await;
+    if sent.is_none() {
+        tracing::info!("a client took nothing and was dropped");
+    }
+    matches!(sent, Some(Ok(())))
 }

@@ -96,8 +96,8 @@ pub enum Heard {
 impl Messages {
     /// The same, with another bound of silence than the server's own.
     #[must_use]
-    pub fn dead_after(self, silence: Duration) -> Self {
-        Self { dead_after: Some(silence), ..self }
+    pub fn dead_after(self, silence: Option<Duration>) -> Self {
+        Self { dead_after: silence, ..self }
     }
 
     /// The next message. Cancel-safe.

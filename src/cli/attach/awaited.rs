@@ -12,15 +12,24 @@ pub struct Awaited {
     pub is_typed: bool,
     /// Something was sent.
     was_sent: bool,
-    /// A turn has said something, and no result yet.
-    is_running: bool,
+    /// Turns that others have asked for and that have no result yet, as far as that is known.
+    others: u32,
     /// Results to come.
     results: u32,
+    /// Of them, the last ones: those of what was sent.
+    own: u32,
     /// Steers that no turn has heard yet.
     steers: u32,
 }
 
 impl Awaited {
+    /// How many prompts had no result when the connection was made. One that is made again counts ours, too.
+    pub fn connected(&mut self, unanswered: u32) {
+        if !self.was_sent {
+            self.others = unanswered;
+        }
+    }
+
     /// A line was sent.
     pub fn prompted(&mut self) {
         self.expect(1);
@@ -28,7 +37,7 @@ impl Awaited {
 
     /// A steer was sent: of the running turn, else it is a prompt.
     pub fn steered(&mut self) {
-        if self.results > 0 || self.is_running {
+        if self.results > 0 || self.others > 0 {
             self.expect(0);
             self.steers += 1;
         } else {
@@ -43,18 +52,23 @@ impl Awaited {
 
     /// The server did not take what was sent.
     pub fn refused(&mut self) {
-        self.results = self.results.saturating_sub(1);
+        self.own = self.own.saturating_sub(1);
+        // Where nothing is left to be answered, those before it do not matter either.
+        self.results = if self.own == 0 { 0 } else { self.results.saturating_sub(1) };
     }
 
     /// The session's log has a line of this kind more.
     pub fn said(&mut self, said: Said) {
         match said {
-            Said::Work => self.is_running = true,
+            Said::Work => self.others = self.others.max(1),
             Said::Heard => self.steers = self.steers.saturating_sub(1),
             Said::Result => {
-                self.is_running = false;
+                self.others = self.others.saturating_sub(1);
                 // What the turn did not hear any more is the next one's.
-                self.results = self.results.saturating_sub(1) + std::mem::take(&mut self.steers);
+                let unheard = std::mem::take(&mut self.steers);
+                self.results = self.results.saturating_sub(1);
+                self.own = self.own.min(self.results) + unheard;
+                self.results += unheard;
             }
             Said::Other => {}
         }
@@ -66,10 +80,11 @@ impl Awaited {
     }
 
     fn expect(&mut self, results: u32) {
-        if self.results == 0 && self.is_running {
-            self.results = 1;
+        if self.results == 0 {
+            self.results = self.others;
         }
         self.results += results;
+        self.own += results;
         self.was_sent = true;
     }
 }
@@ -103,6 +118,22 @@ mod tests {
                 assert_eq!(awaited.is_over(), was_sent && at + 1 == steps.len(), "{steps} at {at}: {awaited:?}");
             }
         }
+        // Turns of others that have said nothing yet come first.
+        let mut awaited = Awaited { is_typed: true, ..Awaited::default() };
+        awaited.connected(2);
+        awaited.prompted();
+        for left in (0..3).rev() {
+            assert!(!awaited.is_over());
+            awaited.said(Work);
+            awaited.said(Result);
+            assert_eq!(awaited.is_over(), left == 0, "{awaited:?}");
+        }
+        // One that was refused does not wait for those of others.
+        let mut awaited = Awaited { is_typed: true, ..Awaited::default() };
+        awaited.connected(1);
+        awaited.prompted();
+        awaited.refused();
+        assert!(awaited.is_over());
         // Nothing was sent: the session's end is waited for.
         let mut awaited = Awaited { is_typed: true, ..Awaited::default() };
         awaited.said(Result);

@@ -39,7 +39,7 @@ pub enum Heard {
     /// Bytes of the log.
     Log { bytes: Vec<u8>, end: u64, is_gap: bool },
     /// What comes from here on is live.
-    Connected { end: Option<u64> },
+    Connected { end: Option<u64>, unanswered: Option<u32> },
     /// Something that we sent was wrong.
     Error(String),
     /// The session has ended.
@@ -139,7 +139,7 @@ fn heard(text: &str) -> Heard {
         "stdout" => {
             Heard::Log { bytes: data().as_bytes().to_vec(), end: frame.offset.unwrap_or_default(), is_gap: false }
         }
-        "connected" => Heard::Connected { end: frame.offset },
+        "connected" => Heard::Connected { end: frame.offset, unanswered: frame.unanswered },
         "error" => Heard::Error(frame.error.unwrap_or_default()),
         "exit" => Heard::Exit {
             code: frame.exit_code.unwrap_or_default(),

@@ -189,8 +189,11 @@ impl Attached {
                         return Ok(Over::Unread);
                     }
                 }
-                Heard::Connected { end } => {
+                Heard::Connected { end, unanswered } => {
                     is_live = true;
+                    if let Some(unanswered) = unanswered {
+                        self.awaited.connected(unanswered);
+                    }
                     self.at = end.or(self.at);
                     self.live(&mut link, screen).await?;
                 }

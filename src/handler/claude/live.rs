@@ -141,6 +141,16 @@ impl Live {
         self.child.started().await.ok()
     }
 
+    /// Comes back once it has ended, whoever has it by then. Cancel-safe.
+    pub fn end(&self) -> impl Future<Output = Exit> + Send + use<> {
+        self.child.end()
+    }
+
+    /// Whether it has ended though nobody has told it to.
+    pub fn has_left(&self) -> bool {
+        self.child.has_ended() && !self.is_hung_up()
+    }
+
     /// Tells it that nothing more comes.
     pub fn hang_up(&mut self) {
         self.stdin = None;

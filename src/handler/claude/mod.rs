@@ -32,6 +32,8 @@ const VERSION_WITHIN: Duration = Duration::from_secs(10);
 pub struct ClaudeOptions {
     /// The program, if it was named.
     pub program: Option<PathBuf>,
+    /// Its first arguments. What is said by ours behind them counts.
+    pub args: Vec<OsString>,
     /// The model of turns that name none.
     pub model: Option<String>,
     /// Whether the system prompt of a turn is added to the program's own instead of replacing it.
@@ -163,6 +165,10 @@ impl Handler for Claude {
         self.pool.close_session(session, patience, stop).await
     }
 
+    async fn left(&self, session: &SessionId) {
+        self.pool.left(session).await;
+    }
+
     async fn stop(&self, grace: Duration) {
         self.pool.stop(grace).await;
     }
@@ -173,7 +179,7 @@ fn arguments(
     options: &ClaudeOptions,
     begin: &Begin,
 ) -> Result<(Vec<OsString>, Option<tempfile::TempPath>), AgentError> {
-    let mut args: Vec<OsString> = Vec::new();
+    let mut args = options.args.clone();
     let mut add = |more: &[&str]| args.extend(more.iter().map(OsString::from));
     add(&["-p", "--output-format", "stream-json", "--input-format", "stream-json"]);
     let sources = begin.options.setting_sources.as_ref().unwrap_or(&options.settings);

@@ -251,6 +251,19 @@ impl Pool {
         }
     }
 
+    /// Comes back once the process that waits for a session's next turn has ended though nobody has told it to. It is the
+    /// session's still.
+    pub async fn left(&self, session: &SessionId) {
+        let end = self.waiting().sessions.get(session).map(|parked| parked.live.end());
+        if let Some(end) = end {
+            end.await;
+        }
+        let has_left = self.waiting().sessions.get(session).is_some_and(|parked| parked.live.has_left());
+        if !has_left {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Lets the process of a session end by itself. One that has been silent for too long is the session's still.
     pub async fn close_session(
         self: &Arc<Self>,

@@ -109,6 +109,11 @@ def play(prompt, reply):
             error = {"message": "Reconnecting...", "additionalDetails": "no network", "codexErrorInfo": "other"}
             tell("error", error=error, willRetry=True)
             time.sleep(0.05)
+    elif prompt == "aside":
+        print("one aside\nanother", file=sys.stderr, flush=True)
+        time.sleep(0.3)
+        tell("item/completed", item={"type": "unheardOf", "id": "u2"})
+        message("said")
     elif prompt == "crash":
         print("the end is near", file=sys.stderr)
         sys.exit(7)

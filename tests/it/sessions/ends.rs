@@ -149,6 +149,40 @@ async fn codes() {
     }
 }
 
+/// One that waits for its next turn ends by itself: its session ends with it, and by its code.
+#[tokio::test]
+async fn an_end_between_turns() {
+    let server = scripted(|_| {});
+    for (last, code) in [(json!(["exit", 0]), 0), (json!(["exit", 5]), 5), (json!(["kill", 9]), 137)] {
+        let mut body = asked(&json!([["result"], ["sleep", 0.4], ["error", "that was all"], last]));
+        body["interactive"] = json!(true);
+        let id = create(&server, &body).await;
+        let mut reader = Reader::open(&server, &id, "?since=0").await;
+        reader.until_line("result").await;
+        assert_eq!(server.get(&format!("/sessions/{id}")).await.json()["state"], "running", "between its turns");
+        assert_eq!(reader.until("exit").await["exit_code"], code);
+        let snapshot = ended(&server, &id).await;
+        assert_eq!(
+            (&snapshot["state"], snapshot.get("error_category")),
+            (&json!(if code == 0 { "completed" } else { "failed" }), None)
+        );
+        let all = lines(&server, &id).await;
+        assert!(of(&all, "system").contains(&&json!({"subtype": "stderr", "text": "that was all"})), "{all:?}");
+        let detail = if code == 0 { Value::Null } else { json!("that was all") };
+        assert_eq!(all.last().unwrap()["data"]["error_detail"], detail);
+    }
+    nothing_left(&server).await;
+    // One that goes on is heard, as long as it is there.
+    let mut body = asked(&json!([["result"]]));
+    body["interactive"] = json!(true);
+    let id = create(&server, &body).await;
+    let mut reader = Reader::open(&server, &id, "?since=0").await;
+    reader.until_line("result").await;
+    reader.prompt(&json!([["result"]]).to_string()).await;
+    reader.until_line("result").await;
+    assert_eq!(server.get(&format!("/sessions/{id}")).await.json()["state"], "running");
+}
+
 /// What a program that does not start says on standard error, or an error result in words, has a category.
 #[tokio::test]
 async fn categories_from_words() {
@@ -239,6 +273,36 @@ async fn nothing_is_dropped() {
     );
     assert_eq!((&snapshot["input_tokens"], &snapshot["output_tokens"]), (&json!(3), &json!(42)));
     assert_eq!((&snapshot["cost_usd"], &snapshot["tool_call_count"]), (&json!(0.0123), &json!(1)));
+}
+
+/// The same of Codex: what it says that has no event of its own, and what it says on standard error.
+#[tokio::test]
+async fn nothing_of_codex_is_dropped() {
+    let program = repository("tests/it/scripts/codex_fake.py");
+    let server = Server::start(&["--agent", "echo", "--codex-program", program.to_str().unwrap()]);
+    let played = async |prompt: &str| {
+        let body = json!({"agent": "codex", "prompt": prompt, "env": {"OPENAI_API_KEY": "sk-x-0123456789"}});
+        let id = create(&server, &body).await;
+        (ended(&server, &id).await, lines(&server, &id).await)
+    };
+    let (snapshot, all) = played("noise").await;
+    assert_eq!(snapshot["state"], "completed", "{snapshot}");
+    let raw: Vec<&Value> = of(&all, "system").into_iter().filter(|data| data["subtype"] == "agent_raw").collect();
+    let methods: Vec<&str> = raw.iter().map(|data| data["raw"]["method"].as_str().unwrap()).collect();
+    assert_eq!(methods, ["item/unheard/of"], "{raw:?}");
+    assert_eq!(raw[0]["raw"]["params"]["item"], json!({"type": 3}));
+    let (snapshot, all) = played("aside").await;
+    assert_eq!(snapshot["state"], "completed", "{snapshot}");
+    for text in ["one aside", "another"] {
+        assert!(of(&all, "system").contains(&&json!({"subtype": "stderr", "text": text})), "{all:?}");
+    }
+    let item =
+        of(&all, "system").into_iter().find(|data| data["subtype"] == "agent_raw").expect("an item without an event");
+    assert_eq!(item["raw"]["params"]["item"], json!({"type": "unheardOf", "id": "u2"}));
+    let (snapshot, all) = played("crash").await;
+    assert_eq!((&snapshot["exit_code"], &snapshot["state"]), (&json!(7), &json!("failed")));
+    let detail = all.last().unwrap()["data"]["error_detail"].as_str().unwrap();
+    assert!(detail.ends_with("the end is near"), "{all:?}");
 }
 
 /// Long lines come whole, and of one that is too long is told.

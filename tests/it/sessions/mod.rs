@@ -11,6 +11,7 @@ mod named;
 mod patience;
 mod rest;
 mod sidecar;
+mod sockets;
 mod stream;
 mod tables;
 mod wishes;

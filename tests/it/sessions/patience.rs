@@ -58,6 +58,33 @@ async fn a_slow_download() {
     assert!(got[body..] == *whole.as_bytes(), "{} of {} bytes", got.len() - body, whole.len());
 }
 
+/// The limits of the protocol's own example: ten seconds without a turn are no silence, and three within one are one warning.
+#[tokio::test]
+async fn silence_at_the_limits_of_the_example() {
+    let server = Server::start_with(&["--agent", "echo"], |command| {
+        command.env("AGENT_CONFIG", r#"{"stall_warning_timeout":2,"stall_kill_timeout":4}"#);
+    });
+    let mut client = server.connect("/ws?since=0").await;
+    let mut silences = Vec::new();
+    for prompt in ["first", "@sleep 3000", "last"] {
+        client.send(&json!({"type": "prompt", "data": {"content": prompt}})).await;
+        loop {
+            let event = client.next().await.expect("it goes on");
+            if event["data"]["subtype"].as_str().is_some_and(|subtype| subtype.starts_with("stall")) {
+                silences.push((prompt, event["data"].clone()));
+            }
+            if event["type"] == "result" {
+                break;
+            }
+        }
+        // The pause is what is tested.
+        tokio::time::sleep(Duration::from_secs(if prompt == "first" { 10 } else { 0 })).await;
+    }
+    let message = "the agent has said nothing for 2 seconds";
+    let warning = json!({"subtype": "stall_warning", "message": message, "silence": 2, "threshold": 2});
+    assert_eq!(silences, [("@sleep 3000", warning)]);
+}
+
 /// Two hundred sessions with 2 MB each that have ended take no memory worth the name.
 #[tokio::test]
 async fn a_long_past() {

@@ -50,7 +50,7 @@ async fn of_a_session_that_has_ended() {
         let connected = &seen[seen.len() - 2];
         assert_eq!(
             connected,
-            &json!({"type": "connected", "session_id": id, "mode": "pipe", "status": "completed", "offset": whole.len()})
+            &json!({"type": "connected", "session_id": id, "mode": "pipe", "status": "completed", "offset": whole.len(), "unanswered": 0})
         );
         assert_eq!(seen.last().unwrap(), &json!({"type": "exit", "exit_code": 0}));
         let mut reader = Reader::open(&server, &id, since).await;

@@ -120,6 +120,16 @@ async fn the_end_of_standard_input() {
     let (code, stdout, stderr) = attach(&server, &["--no-replay", &id], "/steer\n/steering\n/steer left\n").await;
     assert_eq!((code, stdout.as_str()), (Some(0), "/steering\nleft\n"));
     assert!(stderr.contains("/steer needs a text: /steer TEXT\n"), "{stderr}");
+    // A turn that runs, and has said nothing, is answered first, and its answer is none to what is sent now.
+    for words in [&["--no-replay", id.as_str()][..], &[id.as_str()]] {
+        let mut other = server.connect(&format!("/ws/sessions/{id}")).await;
+        other.send(&json!({"type": "prompt", "data": "@sleep 500"})).await;
+        other.send(&json!({"type": "prompt", "data": "@text between"})).await;
+        server.busy().await;
+        let (code, stdout, stderr) = attach(&server, words, "behind it").await;
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stdout.ends_with("slept 500 ms\nbetween\nbehind it\n"), "{words:?}: {stdout}\n{stderr}");
+    }
     // An interrupt ends the turn, and that is its answer.
     let (code, stdout, stderr) = attach(&server, &["--no-replay", &id], "@sleep 60000\n/interrupt\n").await;
     assert_eq!((code, stdout.as_str()), (Some(0), ""));

@@ -14,6 +14,7 @@ use super::times::now;
 use super::{AgentKind, book};
 use crate::api::Runtime;
 use crate::engine::{Followed, Follower, TurnRecord};
+use crate::handler::plain::INTERRUPT;
 use crate::model::{CancelReason, StateChange, StateIn, TurnRequest, What};
 use crate::wire::session_line::ErrorData;
 use actix_web::web;
@@ -88,6 +89,10 @@ pub async fn conduct(runtime: web::Data<Runtime>, session: Arc<Session>, plan: P
         deadline: None,
         may_leave: false,
     };
+    if plan.kind == AgentKind::Plain && conductor.prompts.is_empty() {
+        // Its turn is its life, and begins without a word.
+        conductor.prompts.push_back(String::new());
+    }
     conductor.has_state = matches!(conductor.template.state, StateIn::Given(Some(_)));
     let exit = match conductor.prepare(plan.timeout).await {
         Ok(()) => conductor.live().await,
@@ -147,13 +152,15 @@ impl Conductor {
     async fn live(&mut self) -> Exit {
         let mut heartbeat = ticker(HEARTBEAT);
         let mut again = ticker(TRY_AGAIN);
-        let (session, draining) = (self.session.clone(), self.runtime.engine.draining());
+        let (session, runtime) = (self.session.clone(), self.runtime.clone());
+        let draining = runtime.engine.draining();
         loop {
             if let Some(exit) = self.next_turn().await {
                 return exit;
             }
             let stalls = self.runtime.sessions.options.stalls;
-            let silent = |after: Option<Duration>| Some(self.last_said + after?).filter(|_| self.running.is_some());
+            let is_watched = self.running.is_some() && !self.may_be_idle();
+            let silent = |after: Option<Duration>| Some(self.last_said + after?).filter(|_| is_watched);
             let (warn_at, kill_at) = (silent(stalls.warning).filter(|_| !self.is_warned), silent(stalls.kill));
             tokio::select! {
                 biased;
@@ -166,6 +173,10 @@ impl Conductor {
                     }
                 }
                 input = session.told() => self.hear(input),
+                () = runtime.engine.agent_left(&session.engine_id), if self.running.is_none() => {
+                    self.may_leave = true;
+                    return Exit::default();
+                }
                 said = Beside::next(&mut self.beside) => match said {
                     Some(line) => hooks::output(&mut self.lines, "sidecar", &line),
                     None => self.beside = None,
@@ -176,6 +187,9 @@ impl Conductor {
                 () = at(kill_at) => return self.stalled(),
             }
             self.steer();
+            session.asked(self.unanswered());
+            let held = || self.prompts.iter().chain(&self.steers).chain(&self.context);
+            session.holds(held().count(), held().map(String::len).sum());
             if let Err(error) = self.lines.flush().await {
                 tracing::error!(session = %session.engine_id, %error, "the log of a session cannot be written");
                 return Exit::killed("the log of the session cannot be written");
@@ -243,6 +257,7 @@ impl Conductor {
                     }
                 }
                 What::Ended(outcome) => {
+                    self.session.answering();
                     let end = self.lines.ended(entry.turn.as_str(), outcome, entry.at_ms);
                     // Readers do not wait for what is kept.
                     let _ = self.lines.flush().await;
@@ -253,6 +268,7 @@ impl Conductor {
                         self.prompts.extend(std::mem::take(&mut self.steers));
                         exit = exit.or(self.after(end));
                     }
+                    self.session.answered(self.unanswered());
                 }
             }
         }
@@ -262,8 +278,19 @@ impl Conductor {
         exit
     }
 
+    fn unanswered(&self) -> usize {
+        usize::from(self.running.is_some()) + self.prompts.len()
+    }
+
     /// What the end of a turn means for its session.
     fn after(&mut self, end: TurnEnd) -> Option<Exit> {
+        if self.kind == AgentKind::Plain {
+            // It ends as it likes; that it never began is an error.
+            if end.is_crash && end.exit.category == Some("startup_crash") {
+                self.tell_error(&end, true);
+            }
+            return Some(end.exit);
+        }
         if !self.session.interactive {
             if !end.is_success && !end.is_interrupted {
                 self.tell_error(&end, true);
@@ -300,13 +327,24 @@ impl Conductor {
         let _ = kept.await;
     }
 
+    /// Of a program of lines nobody knows whether it works or waits to be told something.
+    fn may_be_idle(&self) -> bool {
+        self.kind == AgentKind::Plain && self.session.interactive
+    }
+
     fn hear(&mut self, input: Input) {
+        let is_plain = self.kind == AgentKind::Plain;
         match input {
-            Input::Steer(text) if self.running.is_some() => {
-                let mut all = std::mem::take(&mut self.context);
-                all.push(text);
-                self.steers.push_back(all.join("\n\n"));
+            Input::Prompt(text) | Input::Steer(text) if is_plain && self.running.is_some() => self.add_steer(text),
+            Input::Interrupt if is_plain => {
+                // It goes on, or ends by itself.
+                if let Some(turn) = &self.running
+                    && turn.steer(INTERRUPT.to_owned()).is_err()
+                {
+                    self.steers.push_front(INTERRUPT.to_owned());
+                }
             }
+            Input::Steer(text) if self.running.is_some() => self.add_steer(text),
             Input::Prompt(text) | Input::Steer(text) => self.prompts.push_back(text),
             Input::Context(text) => self.context.push(text),
             Input::Interrupt => {
@@ -315,6 +353,12 @@ impl Conductor {
                 }
             }
         }
+    }
+
+    fn add_steer(&mut self, text: String) {
+        let mut all = std::mem::take(&mut self.context);
+        all.push(text);
+        self.steers.push_back(all.join("\n\n"));
     }
 
     /// Gives the running turn what was said meanwhile, as far as it listens.
