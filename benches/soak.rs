@@ -248,7 +248,12 @@ impl Client {
         }
         loop {
             let next = tokio::time::timeout(PATIENCE, socket.next()).await.map_err(|_| "silence".to_owned())?;
-            let Some(Ok(Message::Text(text))) = next else { return Err(format!("the socket ended: {next:?}")) };
+            let text = match next {
+                Some(Ok(Message::Text(text))) => text,
+                // A turn that waits for long is a silence, in which the server asks whether its client is there.
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                other => return Err(format!("the socket ended: {other:?}")),
+            };
             let frame: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
             match frame["message_type"].as_str() {
                 Some("result_message") if frame["data"]["text"] == prompt => return Ok("answered".to_owned()),
