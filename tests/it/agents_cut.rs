@@ -110,10 +110,7 @@ async fn clones_and_a_fresh_disk() {
     kill(server).await;
 
     let copy = folder.path().join("copy");
-    std::fs::create_dir(&copy).unwrap();
-    for file in std::fs::read_dir(&data).unwrap().flatten() {
-        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
-    }
+    assert!(std::process::Command::new("cp").arg("-r").args([&data, &copy]).status().unwrap().success());
     let (one, two) = (on(&data), on(&copy));
     let mut turns = Vec::new();
     for (server, id) in [(&one, "m2"), (&two, "m3")] {
