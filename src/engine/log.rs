@@ -305,6 +305,11 @@ impl SessionLog {
         self.freed.notify_waiters();
     }
 
+    /// What it holds in memory, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        self.inner().ring_bytes
+    }
+
     /// Whether somebody reads it now.
     pub(super) fn has_readers(&self) -> bool {
         self.inner().cursors.iter().any(Option::is_some)

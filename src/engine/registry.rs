@@ -23,6 +23,8 @@ struct Loaded {
     sessions: HashMap<SessionId, Slot>,
     /// Quiet sessions, longest first, by the count at which they went quiet.
     quiet: BTreeMap<u64, SessionId>,
+    /// What they take, by the measure of [`Session::weight`].
+    quiet_bytes: usize,
     count: u64,
     /// The last numbers of forgotten sessions that had gone on without their store: they are not given again.
     outran: HashMap<SessionId, Seq>,
@@ -31,9 +33,27 @@ struct Loaded {
 /// So many of those are known.
 const OUTRAN: usize = 65_536;
 
+/// What quiet sessions may take in memory: beyond it the longest quiet ones are read from the store when they go on.
+const QUIET_BYTES: usize = 32 << 20;
+
 struct Slot {
     session: Arc<Session>,
-    quiet_since: Option<u64>,
+    quiet: Option<Quiet>,
+}
+
+/// Since when, and what it took then.
+#[derive(Clone, Copy)]
+struct Quiet {
+    since: u64,
+    bytes: usize,
+}
+
+impl Loaded {
+    fn has_woken(&mut self, quiet: Quiet) {
+        if self.quiet.remove(&quiet.since).is_some() {
+            self.quiet_bytes -= quiet.bytes;
+        }
+    }
 }
 
 impl Registry {
@@ -66,7 +86,7 @@ impl Registry {
         // Two requests may load a session at once: the first to come back decides.
         let slot = loaded.sessions.entry(id.clone()).or_insert_with(|| Slot {
             session: Session::new(id.clone(), lifetime, stored, store.cloned(), self.logs.clone()),
-            quiet_since: None,
+            quiet: None,
         });
         slot.session.clone()
     }
@@ -75,9 +95,9 @@ impl Registry {
     pub(super) fn get(&self, id: &SessionId) -> Option<Arc<Session>> {
         let mut loaded = self.loaded();
         let slot = loaded.sessions.get_mut(id)?;
-        let (session, since) = (slot.session.clone(), slot.quiet_since.take());
-        if let Some(since) = since {
-            loaded.quiet.remove(&since);
+        let (session, quiet) = (slot.session.clone(), slot.quiet.take());
+        if let Some(quiet) = quiet {
+            loaded.has_woken(quiet);
         }
         Some(session)
     }
@@ -106,24 +126,31 @@ impl Registry {
         loaded.count += 1;
         let now = loaded.count;
         let Some(slot) = loaded.sessions.get_mut(&session.id) else { return };
-        if let Some(since) = slot.quiet_since.replace(now) {
-            loaded.quiet.remove(&since);
+        let quiet = Quiet { since: now, bytes: session.weight() };
+        if let Some(before) = slot.quiet.replace(quiet) {
+            loaded.has_woken(before);
         }
         loaded.quiet.insert(now, session.id.clone());
+        loaded.quiet_bytes += quiet.bytes;
         // A session that somebody reads stays: a reader of a forgotten one would hear nothing more. Each is looked at once.
         let mut looked_at = loaded.quiet.len();
-        while loaded.quiet.len() > self.most_quiet && looked_at > 0 {
+        // The one that comes now stays for what it takes: it had a turn just now.
+        while (loaded.quiet.len() > self.most_quiet && looked_at > 0)
+            || (loaded.quiet_bytes > QUIET_BYTES && looked_at > 1)
+        {
             looked_at -= 1;
             let Some((_, id)) = loaded.quiet.pop_first() else { break };
             let now = loaded.count + 1;
-            if let Some(slot) = loaded.sessions.get_mut(&id)
-                && slot.session.log.has_readers()
-            {
-                slot.quiet_since = Some(now);
+            let Some(slot) = loaded.sessions.get_mut(&id) else { continue };
+            let Some(quiet) = slot.quiet.as_mut() else { continue };
+            if slot.session.log.has_readers() {
+                quiet.since = now;
                 loaded.count = now;
                 loaded.quiet.insert(now, id);
                 continue;
             }
+            let bytes = quiet.bytes;
+            loaded.quiet_bytes -= bytes;
             let Some(slot) = loaded.sessions.remove(&id) else { continue };
             if slot.session.log.outran_store() && loaded.outran.len() < OUTRAN {
                 loaded.outran.insert(id, slot.session.log.end());
@@ -141,7 +168,10 @@ impl Registry {
     }
 
     pub(super) fn forget(&self, id: &SessionId) {
-        self.loaded().sessions.remove(id);
+        let mut loaded = self.loaded();
+        if let Some(quiet) = loaded.sessions.remove(id).and_then(|slot| slot.quiet) {
+            loaded.has_woken(quiet);
+        }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -20,6 +20,8 @@ use std::time::Duration;
 const REMEMBERED: usize = 100;
 /// Answers it remembers, in bytes; the newest is remembered whatever its size.
 const REMEMBERED_BYTES: usize = 64 << 20;
+/// What a settled turn takes besides its answer: its ids, its key, and what tells its end.
+const TURN_BYTES: usize = 600;
 /// How long an undelivered answer waits for a retry that has no id; `dari-runtime-v1` 4.2.
 const UNDELIVERED_FOR: Duration = Duration::from_hours(24);
 
@@ -252,6 +254,13 @@ impl Session {
     /// At which attempt this turn was cut, if it was.
     pub(super) fn was_cut(&self, id: &TurnId) -> Option<u32> {
         self.inner().interrupted.iter().find(|one| one.id == *id).map(|one| one.attempt)
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(super) fn weight(&self) -> usize {
+        let log = self.log.weight();
+        let inner = self.inner();
+        log + inner.settled_bytes + inner.settled.len() * TURN_BYTES
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -260,3 +260,22 @@ async fn the_usual_folder() {
     assert_eq!(homeless.get("/health").await.json()["store"], json!({"state": "memory"}));
     eventually("a warning", || homeless.log().contains("there is no HOME and no --data-dir").then_some(())).await;
 }
+
+/// Sessions that nobody uses are read from the disk when they go on: what they take in memory has a bound.
+#[tokio::test]
+async fn quiet_sessions_take_so_much_and_no_more() {
+    let folder = TempDir::new().unwrap();
+    let server = start(folder.path(), &["--agent", "echo"]);
+    let large = "x".repeat(1 << 20);
+    let ask = async |session: usize| {
+        let body = json!({"input": large, "session_id": format!("s{session}"), "message_id": "m", "state": null});
+        server.advance(&body).await.json()
+    };
+    let first = ask(0).await;
+    for session in 1..60 {
+        assert_eq!(ask(session).await["text"], large);
+    }
+    let loaded = server.get("/health").await.json()["sessions"]["loaded"].as_u64().unwrap();
+    assert!((16..40).contains(&loaded), "{loaded} sessions of 60 are in memory");
+    assert_eq!(ask(0).await, first, "a retry gets what was recorded");
+}
