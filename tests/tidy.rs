@@ -309,8 +309,10 @@ fn what_is_measured_is_there() {
     let names = listed.lines().filter(|line| !line.starts_with('#'));
     let is_there = |name: &str| {
         let (modules, function) = name.rsplit_once("::")?;
-        let file = root().join("tests/it").join(modules.replace("::", "/")).with_extension("rs");
-        let text = fs::read_to_string(file).ok()?;
+        let place = root().join("tests/it").join(modules.replace("::", "/"));
+        let text = fs::read_to_string(place.with_extension("rs"))
+            .or_else(|_| fs::read_to_string(place.join("mod.rs")))
+            .ok()?;
         text.contains(&format!("fn {function}()")).then_some(())
     };
     let missing = names.filter(|name| is_there(name).is_none()).map(str::to_owned).collect();
