@@ -35,7 +35,8 @@ async fn a_hundred_at_once() {
 /// Live, with a pause, and with a new connection at every kind of byte: the same bytes as the log.
 #[tokio::test]
 async fn three_readers() {
-    let server = echo();
+    // One who has everything waits for the others and does not read, and so answers no ping, for as long as they take.
+    let server = Server::start(&["--agent", "echo", "--dead-after", "10m"]);
     let id = create(&server, &json!({"agent": "echo", "interactive": true})).await;
     let mut live = Reader::open(&server, &id, "?since=0").await;
     let mut paused = Reader::open(&server, &id, "?since=0").await;
