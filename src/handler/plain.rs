@@ -88,13 +88,16 @@ impl Plain {
         let mut tail = Tail::new(Tail::USUAL);
         let telling = tell(turn, stdin, &child);
         tokio::pin!(telling);
+        // Nothing of it is left to hold a pipe open then; somebody else may.
+        let forsaken = async {
+            child.gone().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::pin!(forsaken);
         let mut is_stopped = false;
-        while stdout.is_some() || stderr.is_some() {
-            // Nothing of it is left to hold a pipe open; somebody else may.
-            let forsaken = async {
-                child.gone().await;
-                tokio::time::sleep(LAST_WORDS).await;
-            };
+        // It may close both and go on.
+        let exit = loop {
+            let is_silent = stdout.is_none() && stderr.is_none();
             let (stream, line) = tokio::select! {
                 biased;
                 () = cancel.fired(), if !is_stopped => {
@@ -106,7 +109,8 @@ impl Plain {
                 line = next(&mut stdout) => (OutputStream::Stdout, line),
                 line = next(&mut stderr) => (OutputStream::Stderr, line),
                 () = &mut telling => continue,
-                () = forsaken => break,
+                exit = child.exited(), if is_silent => break exit,
+                () = &mut forsaken => break child.exited().await,
             };
             let event = match line {
                 Some(Line::Json(text) | Line::Log { text, cut: false }) => {
@@ -128,18 +132,6 @@ impl Plain {
                 }
             };
             let _ = sink.say(event).await;
-        }
-        // It may have closed both and go on.
-        let exit = loop {
-            tokio::select! {
-                biased;
-                () = cancel.fired(), if !is_stopped => {
-                    child.stop(GRACE);
-                    is_stopped = true;
-                }
-                exit = child.exited() => break exit,
-                () = &mut telling => {}
-            }
         };
         child.gone().await;
         (exit, tail.text())
@@ -163,16 +155,13 @@ impl Handler for Plain {
         if cancel.has_fired() {
             return Err(Failure::cancelled());
         }
-        let name = &self.program.name;
-        let (message, exit_code, signal) = match exit {
+        match &exit {
             Exit::Code(0) => return Ok(Reply::text("")),
-            Exit::Code(code) => (format!("{name} ended with exit code {code}"), Some(code), None),
-            Exit::Signal(signal) => (format!("{name} was ended by signal {signal}"), None, Some(signal)),
-            Exit::NotStarted(error) => return Err(unavailable(&error)),
-            Exit::Lost => (format!("{name} was lost"), None, None),
-        };
-        let mut fault = Fault::new(FaultCode::HandlerExited, message);
-        fault.process = Some(ProcessEnd { exit_code, signal, stderr_tail });
+            Exit::NotStarted(error) => return Err(unavailable(error)),
+            _ => {}
+        }
+        let mut fault = Fault::new(FaultCode::HandlerExited, format!("{} {exit}", self.program.name));
+        fault.process = Some(ProcessEnd { exit_code: exit.code(), signal: exit.signal(), stderr_tail });
         Err(fault.into())
     }
 

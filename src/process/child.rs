@@ -9,9 +9,9 @@ use super::talk::{Ask, OnExit, Plan, Report, take_line};
 use crate::telemetry::metrics::{Open, metrics};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
+use std::{fmt, io};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -34,6 +34,32 @@ pub enum Exit {
     NotStarted(LaunchError),
     /// Nobody knows: its shim was killed.
     Lost,
+}
+
+impl Exit {
+    /// Its code, if it ended by itself.
+    #[must_use]
+    pub const fn code(&self) -> Option<i32> {
+        if let Self::Code(code) = self { Some(*code) } else { None }
+    }
+
+    /// The signal that ended it.
+    #[must_use]
+    pub const fn signal(&self) -> Option<i32> {
+        if let Self::Signal(signal) = self { Some(*signal) } else { None }
+    }
+}
+
+/// In words, behind what the program is called.
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "ended with exit code {code}"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::NotStarted(error) => write!(f, "could not be started: {}", error.cause),
+            Self::Lost => f.write_str("was lost"),
+        }
+    }
 }
 
 /// What is known about a program; only its owner task writes it.

@@ -109,7 +109,7 @@ async fn tries_without_end_have_one() {
 async fn a_program_that_ends_in_a_turn() {
     let seen = seen("crash").await;
     let metadata = &seen.terminal["metadata"];
-    assert_eq!((seen.category(), seen.error()), ("startup_crash", "codex exited with code 7"));
+    assert_eq!((seen.category(), seen.error()), ("startup_crash", "codex ended with exit code 7"));
     assert_eq!((&metadata["phase"], &metadata["exit_code"]), (&json!("turn"), &json!(7)));
     assert_eq!((&metadata["retryable"], &metadata["stderr_tail"]), (&json!(true), &json!("the end is near\n")));
 }
@@ -120,7 +120,7 @@ async fn a_program_that_does_not_start() {
     let home = tempfile::tempdir().unwrap();
     let program = repository("tests/it/scripts/codex_fake.py");
     for (how, timeout, sentence) in [
-        ("crash", "20s", "the codex agent could not be started: codex exited with code 3: bad configuration"),
+        ("crash", "20s", "the codex agent could not be started: codex ended with exit code 3: bad configuration"),
         ("silent", "500ms", "the codex agent could not be started: it did not answer within 500ms"),
     ] {
         let more = ["--codex-start-timeout", timeout, "--port", "0"];

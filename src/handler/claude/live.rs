@@ -234,18 +234,12 @@ impl Live {
         // Why is said on standard error, which somebody it started may hold open.
         let _ = tokio::time::timeout(LAST_LINES, &mut self.listening).await;
         let stderr_tail = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).text();
-        let (how, exit_code, signal) = match &exit {
-            Exit::Code(code) => (format!("ended with exit code {code}"), Some(*code), None),
-            Exit::Signal(signal) => (format!("was ended by signal {signal}"), None, Some(*signal)),
-            Exit::NotStarted(error) => (format!("could not be started: {}", error.cause), None, None),
-            Exit::Lost => ("ended".to_owned(), None, None),
-        };
-        let error = AgentError::new(Category::StartupCrash, format!("the Claude CLI {how}"));
+        let error = AgentError::new(Category::StartupCrash, format!("the Claude CLI {exit}"));
         let mut error = error.with("phase", phase).with("stderr_tail", stderr_tail.clone());
         // One that ran before may run again; one that did not start will not.
         error.is_retryable = phase == "turn";
         let mut fault = error.into_fault();
-        fault.process = Some(ProcessEnd { exit_code, signal, stderr_tail });
+        fault.process = Some(ProcessEnd { exit_code: exit.code(), signal: exit.signal(), stderr_tail });
         fault
     }
 

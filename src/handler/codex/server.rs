@@ -170,7 +170,7 @@ impl Server {
                     Ok(())
                 }
             },
-            exit = self.ended() => Err(Self::exit_text(&exit)),
+            exit = self.ended() => Err(format!("codex {exit}")),
         }
     }
 
@@ -290,23 +290,15 @@ impl Server {
 
     /// What a turn ends with whose process has ended.
     pub fn crashed(&self, exit: &Exit) -> AgentError {
-        let error = AgentError::new(Category::StartupCrash, Self::exit_text(exit)).with("phase", "turn");
-        let error = match exit {
-            Exit::Code(code) => error.with("exit_code", *code),
-            Exit::Signal(signal) => error.with("signal", *signal),
-            Exit::NotStarted(_) | Exit::Lost => error,
-        };
+        let mut error = AgentError::new(Category::StartupCrash, format!("codex {exit}")).with("phase", "turn");
+        if let Some(code) = exit.code() {
+            error = error.with("exit_code", code);
+        }
+        if let Some(signal) = exit.signal() {
+            error = error.with("signal", signal);
+        }
         // A process cannot be started twice: the next turn gets another one.
         AgentError { is_retryable: true, ..self.with_stderr(error) }
-    }
-
-    fn exit_text(exit: &Exit) -> String {
-        match exit {
-            Exit::Code(code) => format!("codex exited with code {code}"),
-            Exit::Signal(signal) => format!("codex was ended by signal {signal}"),
-            Exit::NotStarted(error) => error.to_string(),
-            Exit::Lost => "codex was lost".to_owned(),
-        }
     }
 
     fn with_stderr(&self, error: AgentError) -> AgentError {

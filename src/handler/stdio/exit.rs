@@ -7,14 +7,14 @@ use crate::process::Exit;
 
 /// Of a process that ended while it had a turn.
 pub fn fault(exit: &Exit, stderr_tail: String) -> Fault {
-    let (message, exit_code, signal) = match exit {
-        Exit::Code(code) => (format!("Handler process exited with code {code}"), Some(*code), None),
-        Exit::Signal(signal) => (format!("Handler process was ended by signal {signal}"), None, Some(*signal)),
-        Exit::NotStarted(_) => ("the handler could not be started".to_owned(), None, None),
-        Exit::Lost => ("Handler process was lost".to_owned(), None, None),
+    let message = match exit {
+        // The words of the handler protocol.
+        Exit::Code(code) => format!("Handler process exited with code {code}"),
+        Exit::NotStarted(_) => "the handler could not be started".to_owned(),
+        Exit::Signal(_) | Exit::Lost => format!("Handler process {exit}"),
     };
     let mut fault = Fault::new(FaultCode::HandlerExited, message);
-    fault.process = Some(ProcessEnd { exit_code, signal, stderr_tail });
+    fault.process = Some(ProcessEnd { exit_code: exit.code(), signal: exit.signal(), stderr_tail });
     fault
 }
 

@@ -4,6 +4,7 @@
 
 use super::Broken;
 use super::chunk::{ChunkWriter, Kind};
+use super::delivered::Delivered;
 use super::health::Health;
 use super::segments::{Head, LogWriter};
 use super::spans::{HAS_STATE, HAS_TURN, Span, Unindexed};
@@ -14,15 +15,11 @@ use crate::telemetry::metrics::metrics;
 use crate::wire::stored::{GivenState, write_accepted, write_event, write_outcome};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Sessions whose state is known as it was written last.
 const KNOWN: usize = 4096;
-
-/// Turns whose answer a caller has, and that are not written yet. They are written with what their sessions say next, or
-/// when there is nothing else to do: nobody is woken for them.
-pub(super) type Delivered = Arc<Mutex<HashMap<SessionId, Vec<TurnId>>>>;
 
 /// A state, told by length and hash: a platform gives back with each turn what it was given with the one before, and there
 /// is no need to keep it twice.
@@ -131,8 +128,7 @@ impl Appender {
         let (Some(first), Some(last)) = (batch.entries.first(), batch.entries.last()) else { return };
         self.chunk.clear();
         let mut flags = 0;
-        let delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch.session);
-        for turn in delivered.unwrap_or_default() {
+        for turn in self.delivered.take(&batch.session) {
             self.chunk.push(Kind::Delivered, 0, &turn, b"");
             flags |= HAS_TURN;
         }

@@ -6,6 +6,7 @@
 
 mod appender;
 mod chunk;
+mod delivered;
 mod health;
 mod index;
 mod keeper;
@@ -21,7 +22,8 @@ mod tests;
 use super::{Batch, Done, Keep, Page, Promised, Store, StoreError, StoreHealth, StoredSession};
 use crate::failpoint;
 use crate::model::{Seq, SessionId, TurnId};
-use appender::{Appender, Delivered};
+use appender::Appender;
+use delivered::Delivered;
 use futures_util::future::BoxFuture;
 use health::Health;
 use index::Index;

@@ -4,7 +4,8 @@
 //! next group. The thread also keeps promises, and looks whether a store that failed works again. What may take long, since
 //! it waits for the disk, is `keeper`'s.
 
-use super::appender::{Appender, Delivered};
+use super::appender::Appender;
+use super::delivered::Delivered;
 use super::health::Health;
 use super::index::{Index, last_of};
 use super::keeper::{Errand, Keeper};
@@ -50,6 +51,8 @@ type AppenderGuard<'a> = parking_lot::MutexGuard<'a, Appender>;
 pub(super) enum Order {
     Promise(Promised, oneshot::Sender<Result<(), StoreError>>),
     Withdraw(TurnId),
+    /// Enough answers were delivered to be written.
+    Delivered,
     Flush(oneshot::Sender<()>),
 }
 
@@ -153,8 +156,9 @@ impl Writer {
 
     /// Notes that a caller has the whole answer of a turn.
     pub(super) fn delivered(&self, session: &SessionId, turn: &TurnId) {
-        let mut delivered = self.shared.delivered.lock().unwrap_or_else(PoisonError::into_inner);
-        delivered.entry(session.clone()).or_default().push(turn.clone());
+        if self.shared.delivered.add(session, turn) {
+            self.order(Order::Delivered);
+        }
     }
 
     #[cfg(test)]
@@ -415,6 +419,7 @@ impl Thread {
                     self.failed(&error);
                 }
             }
+            Order::Delivered => self.catch_up(),
             Order::Flush(told) => {
                 // Not for the disk nor the index: what was written is the system's, and no crash of ours loses it.
                 self.catch_up();
@@ -435,7 +440,7 @@ impl Thread {
             let _ = self.shared.appender().probe();
             return;
         }
-        let delivered = std::mem::take(&mut *self.shared.delivered.lock().unwrap_or_else(PoisonError::into_inner));
+        let delivered = self.shared.delivered.take_all();
         if delivered.is_empty() {
             return;
         }

@@ -6,11 +6,10 @@ use super::export::tracer;
 use super::{Beginning, End};
 use crate::model::{TraceContext, TurnRequest, Usage};
 use crate::telemetry::Whose;
-use opentelemetry::trace::{
-    Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
-    Tracer as _,
-};
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer as _};
 use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::Span;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +40,7 @@ impl TurnTrace {
     #[must_use]
     pub fn begin(beginning: &Beginning<'_>) -> Self {
         let Some(tracer) = tracer() else { return Self(None) };
-        let parent = beginning.parent.and_then(remote).unwrap_or_default();
+        let parent = beginning.parent.map(remote).unwrap_or_default();
         let agent = cut(beginning.agent);
         let mut attributes = vec![
             KeyValue::new("gen_ai.operation.name", "invoke_agent"),
@@ -70,8 +69,7 @@ impl TurnTrace {
     #[must_use]
     pub fn passed_on(&self, request: Arc<TurnRequest>) -> Arc<TurnRequest> {
         let Some(turn) = &self.0 else { return request };
-        let state = request.trace.as_deref().and_then(TraceContext::state);
-        let Some(trace) = TraceContext::read(&parent_header(&turn.context), state) else { return request };
+        let Some(trace) = place(&turn.context) else { return request };
         let mut request = Arc::unwrap_or_clone(request);
         request.trace = Some(Box::new(trace));
         Arc::new(request)
@@ -152,8 +150,7 @@ impl ModelCall {
     /// Its place in the trace, for the service that answers it.
     #[must_use]
     pub fn context(&self) -> Option<TraceContext> {
-        let context = self.0.as_ref()?.span_context();
-        TraceContext::read(&parent_header(context), Some(&context.trace_state().header()))
+        place(self.0.as_ref()?.span_context())
     }
 
     /// It came to its end; `error` is a word of ours. Dropped without it, it was given up.
@@ -185,18 +182,18 @@ fn end(span: &mut Span, error: Option<&'static str>) {
 }
 
 /// A caller's place as the SDK knows it.
-fn remote(parent: &TraceContext) -> Option<Context> {
-    let mut fields = parent.parent().split('-').skip(1);
-    let trace = TraceId::from_hex(fields.next()?).ok()?;
-    let span = SpanId::from_hex(fields.next()?).ok()?;
-    let flags = u8::from_str_radix(fields.next()?, 16).ok()?;
-    let state: TraceState = parent.state().and_then(|state| state.parse().ok()).unwrap_or_default();
-    let context = SpanContext::new(trace, span, TraceFlags::new(flags) & TraceFlags::SAMPLED, true, state);
-    context.is_valid().then(|| Context::new().with_remote_span_context(context))
+fn remote(parent: &TraceContext) -> Context {
+    let mut headers = HashMap::from([("traceparent".to_owned(), parent.parent().to_owned())]);
+    headers.extend(parent.state().map(|state| ("tracestate".to_owned(), state.to_owned())));
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &headers)
 }
 
-fn parent_header(context: &SpanContext) -> String {
-    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags().to_u8())
+/// A span's place as others are told it.
+fn place(context: &SpanContext) -> Option<TraceContext> {
+    let mut headers = HashMap::new();
+    let context = Context::new().with_remote_span_context(context.clone());
+    TraceContextPropagator::new().inject_context(&context, &mut headers);
+    TraceContext::read(headers.get("traceparent")?, headers.get("tracestate").map(String::as_str))
 }
 
 fn cut(text: &str) -> String {
