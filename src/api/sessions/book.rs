@@ -1,16 +1,18 @@
 //! The sessions of this protocol, live and past, and the folder they are kept in.
 //!
 //! Owns that folder: which file is whose, what is found there at the start, what is removed. A session that was live when
-//! its server died is closed here.
+//! its server died is closed here. Of those that have ended only the last ones are in memory, the others are read again when
+//! somebody asks for them.
 
-use super::history::{self, Limits};
+use super::history::{self, beside};
+use super::kept::{Kept, Limits};
 use super::session::Session;
 use super::times;
 use crate::store::LineLog;
 use crate::wire::session_line::{ExitData, LineData, write_line};
 use crate::wire::sessions::SessionRecord;
 use nix::fcntl::{Flock, FlockArg};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -23,6 +25,9 @@ use uuid::Uuid;
 const RECORD: &str = "session.json";
 /// The agent's opaque state, beside it.
 const STATE: &str = "state.json";
+
+/// So many sessions that have ended are in memory.
+const RECENT: usize = 256;
 
 /// Why a session is not opened.
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +44,38 @@ pub enum NotAdded {
 #[derive(Default)]
 pub struct Book {
     place: OnceLock<Place>,
-    pub(super) limits: Limits,
-    sessions: Mutex<HashMap<Uuid, Arc<Session>>>,
-    /// One session is opened at a time: an id, and the last place, are given once.
+    limits: Limits,
+    sessions: Mutex<Sessions>,
+    kept: Mutex<Kept>,
+    /// One session is opened, read or removed at a time: an id, and the last place, are given once, and what is found in
+    /// the folder is whole.
     opening: Mutex<()>,
+}
+
+/// Those in memory.
+#[derive(Default)]
+struct Sessions {
+    all: HashMap<Uuid, Arc<Session>>,
+    /// Which of them have ended, longest known first.
+    recent: VecDeque<Uuid>,
+}
+
+impl Sessions {
+    /// One that has ended, and can be read again.
+    fn ended(&mut self, uuid: Uuid) {
+        self.recent.push_back(uuid);
+        while self.recent.len() > RECENT
+            && let Some(uuid) = self.recent.pop_front()
+        {
+            self.all.remove(&uuid);
+        }
+    }
+
+    fn remove(&mut self, uuid: &Uuid) {
+        if self.all.remove(uuid).is_some_and(|session| !session.is_live()) {
+            self.recent.retain(|one| one != uuid);
+        }
+    }
 }
 
 /// Where they are kept.
@@ -62,7 +95,7 @@ impl Book {
             let opened = lock(folder).and_then(|lock| {
                 let place = Place { folder: folder.to_owned(), _lock: Some(lock), _passing: None };
                 let _ = book.place.set(place);
-                book.read(folder)
+                fs::read_dir(folder).map(|_| book.read())
             });
             if let Err(error) = opened {
                 tracing::warn!(folder = %folder.display(), %error, "the folder of the sessions cannot be used: they end with this server");
@@ -82,51 +115,69 @@ impl Book {
         Ok(&self.place.get_or_init(|| new).folder)
     }
 
-    /// The sessions that were before this server.
-    fn read(&self, folder: &Path) -> io::Result<()> {
-        for kind in fs::read_dir(folder)?.flatten() {
-            if !kind.file_name().to_string_lossy().ends_with("-sessions") {
-                continue;
+    /// The sessions that were before this server: those that lived are closed, none is kept in memory.
+    fn read(&self) {
+        let mut found = HashSet::new();
+        for (uuid, folder) in self.folders() {
+            let Some(record) = record(&folder).map(|record| self.closed(&uuid, &folder, record)) else { continue };
+            if self.limits.are_set() {
+                let bytes = self.log_path(&uuid).and_then(|log| log.metadata().ok()).map_or(0, |file| file.len());
+                self.kept().add(uuid, record.ended_at.unwrap_or(record.created_at), bytes);
+                found.insert(uuid);
             }
-            for entry in fs::read_dir(kind.path())?.flatten() {
-                let folder = entry.path();
-                if let Some(session) = self.past(&folder) {
-                    self.locked().insert(session.uuid, Arc::new(session));
+        }
+        if self.limits.are_set() {
+            for past in self.left(&found) {
+                if let Ok(uuid) = Uuid::parse_str(&past.record.id) {
+                    let ended_at = past.record.ended_at.unwrap_or(past.record.created_at);
+                    self.kept().add(uuid, ended_at, past.bytes);
                 }
             }
         }
-        Ok(())
     }
 
-    fn past(&self, folder: &Path) -> Option<Session> {
-        let text = fs::read(folder.join(RECORD)).ok()?;
-        let mut record: SessionRecord = serde_json::from_slice(&text).ok()?;
-        let uuid = Uuid::parse_str(&record.id).ok()?;
-        let path = self.log_path(&uuid)?;
-        if record.state == "running" {
-            let detail = "the server ended while the session ran";
-            record.error_detail = Some(detail.to_owned());
-            record.exit_code = Some(-1);
-            "failed".clone_into(&mut record.state);
-            let now = times::now();
-            record.ended_at = Some(now);
-            if let Ok(log) = LineLog::reopen(path.clone()) {
-                let mut line = Vec::new();
-                let exit = ExitData { code: -1, error_detail: Some(detail), ..ExitData::default() };
-                write_line(&mut line, log.end().bytes, "exit", &LineData::Exit(exit), now);
-                if let Err(error) = log.append(&line) {
-                    tracing::error!(session = record.id, %error, "the end of a session could not be noted");
-                }
-            }
-            save(folder, &record);
+    /// A record as it is when its session's server is no more.
+    fn closed(&self, uuid: &Uuid, folder: &Path, mut record: SessionRecord) -> SessionRecord {
+        if record.state != "running" {
+            return record;
         }
-        Session::new(uuid, record, folder.to_owned(), LineLog::past(path)).ok()
+        let detail = "the server ended while the session ran";
+        record.error_detail = Some(detail.to_owned());
+        record.exit_code = Some(-1);
+        "failed".clone_into(&mut record.state);
+        let now = times::now();
+        record.ended_at = Some(now);
+        if let Some(log) = self.log_path(uuid).and_then(|path| LineLog::reopen(path).ok()) {
+            let mut line = Vec::new();
+            let exit = ExitData { code: -1, error_detail: Some(detail), ..ExitData::default() };
+            write_line(&mut line, log.end().bytes, "exit", &LineData::Exit(exit), now);
+            if let Err(error) = log.append(&line) {
+                tracing::error!(session = record.id, %error, "the end of a session could not be noted");
+            }
+        }
+        save(folder, &record);
+        record
+    }
+
+    /// The folders of all sessions that were not deleted.
+    fn folders(&self) -> impl Iterator<Item = (Uuid, PathBuf)> {
+        self.kinds().flat_map(|kind| fs::read_dir(kind).into_iter().flatten().flatten()).filter_map(|entry| {
+            let uuid = Uuid::parse_str(entry.file_name().to_str()?).ok()?;
+            Some((uuid, entry.path()))
+        })
+    }
+
+    /// The folders of the agents' sessions.
+    fn kinds(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        let all = self.place.get().and_then(|place| fs::read_dir(&place.folder).ok());
+        let all = all.into_iter().flatten().flatten();
+        all.filter(|kind| kind.file_name().to_string_lossy().ends_with("-sessions")).map(|kind| kind.path())
     }
 
     /// Opens a new session, if less than `most` live; 0 is no limit.
     pub fn add(&self, uuid: Uuid, record: SessionRecord, most: usize) -> Result<Arc<Session>, NotAdded> {
         let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.get(&uuid).is_some() {
+        if self.get(&uuid).is_some() || self.folder_of(&uuid).is_some() {
             return Err(NotAdded::Exists);
         }
         if most > 0 && self.live() >= most {
@@ -138,29 +189,84 @@ impl Book {
         let log = LineLog::create(all.join(format!("logs/{}.ndjson", uuid.hyphenated())))?;
         save(&folder, &record);
         let session = Arc::new(Session::new(uuid, record, folder, log).map_err(io::Error::other)?);
-        self.locked().insert(uuid, session.clone());
+        self.kept().remove(&uuid);
+        self.locked().all.insert(uuid, session.clone());
         Ok(session)
     }
 
+    /// If it is in memory: one that lives is.
     pub fn get(&self, uuid: &Uuid) -> Option<Arc<Session>> {
-        self.locked().get(uuid).cloned()
+        self.locked().all.get(uuid).cloned()
     }
 
-    /// Of the id as somebody sent it.
-    pub fn find(&self, id: &str) -> Option<Arc<Session>> {
-        self.get(&Uuid::parse_str(id).ok()?)
+    /// The same for one that ended. May read files.
+    pub fn find(&self, uuid: &Uuid) -> Option<Arc<Session>> {
+        if let Some(session) = self.get(uuid) {
+            return Some(session);
+        }
+        let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = self.get(uuid) {
+            return Some(session);
+        }
+        let folder = self.folder_of(uuid)?;
+        let session = Session::new(*uuid, record(&folder)?, folder, LineLog::past(self.log_path(uuid)?)).ok()?;
+        let session = Arc::new(session);
+        let mut sessions = self.locked();
+        sessions.all.insert(*uuid, session.clone());
+        sessions.ended(*uuid);
+        Some(session)
     }
 
-    /// In the order they were made, then by their ids.
-    pub fn all(&self) -> Vec<Arc<Session>> {
-        let mut all: Vec<_> = self.locked().values().cloned().collect();
-        all.sort_by_cached_key(|session| (session.look(|record| record.created_at), session.uuid));
+    fn folder_of(&self, uuid: &Uuid) -> Option<PathBuf> {
+        let name = uuid.hyphenated().to_string();
+        self.kinds().map(|kind| kind.join(&name)).find(|folder| folder.is_dir())
+    }
+
+    /// What is known of all sessions that were not deleted. Reads files.
+    pub fn records(&self) -> HashMap<Uuid, SessionRecord> {
+        let mut all: HashMap<Uuid, SessionRecord> =
+            self.locked().all.iter().map(|(uuid, session)| (*uuid, session.record())).collect();
+        for (uuid, folder) in self.folders() {
+            if !all.contains_key(&uuid)
+                && let Some(record) = record(&folder)
+            {
+                all.insert(uuid, record);
+            }
+        }
         all
+    }
+
+    /// A session has ended. Unless what is known of it could be `saved`, it stays in memory.
+    pub fn ended(&self, session: &Session, saved: bool) {
+        if saved {
+            self.locked().ended(session.uuid);
+        }
+        if self.limits.are_set() {
+            let ended_at = session.look(|record| record.ended_at).unwrap_or_else(times::now);
+            self.kept().add(session.uuid, ended_at, session.log.end().bytes);
+            self.prune();
+        }
+    }
+
+    /// Forgets sessions that have ended, with their logs, as far as the limits say so: the oldest first.
+    fn prune(&self) {
+        loop {
+            let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(uuid) = self.kept().next_beyond(self.limits, times::now()) else { break };
+            if let Some(folder) = self.folder_of(&uuid) {
+                self.take_out(&uuid, &folder);
+            }
+            let Some(log) = self.log_path(&uuid) else { break };
+            let _ = fs::remove_file(beside(&log));
+            if let Err(error) = fs::remove_file(&log) {
+                tracing::debug!(log = %log.display(), %error, "a log was not removed");
+            }
+        }
     }
 
     /// Those that nobody has seen end: what is left to do behind the end of a session counts for no one.
     fn live(&self) -> usize {
-        self.locked().values().filter(|session| session.look(|record| record.state == "running")).count()
+        self.locked().all.values().filter(|session| session.look(|record| record.state == "running")).count()
     }
 
     /// Forgets a session. Its log stays, and what is told of it in the history.
@@ -171,9 +277,14 @@ impl Book {
 
     /// Forgets a session.
     pub fn remove(&self, session: &Session) {
-        self.locked().remove(&session.uuid);
-        if let Err(error) = fs::remove_dir_all(&session.folder) {
-            tracing::debug!(folder = %session.folder.display(), %error, "a session's folder was not removed");
+        let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        self.take_out(&session.uuid, &session.folder);
+    }
+
+    fn take_out(&self, uuid: &Uuid, folder: &Path) {
+        self.locked().remove(uuid);
+        if let Err(error) = fs::remove_dir_all(folder) {
+            tracing::debug!(folder = %folder.display(), %error, "a session's folder was not removed");
         }
     }
 
@@ -191,8 +302,12 @@ impl Book {
         Some(if !path.exists() && older.exists() { older } else { path })
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {
+    fn locked(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -206,12 +321,18 @@ fn lock(folder: &Path) -> io::Result<Flock<File>> {
     })
 }
 
-/// Writes what is kept of a session. What cannot be written is lost with the server, and not before.
-pub fn save(folder: &Path, record: &SessionRecord) {
+fn record(folder: &Path) -> Option<SessionRecord> {
+    serde_json::from_slice(&fs::read(folder.join(RECORD)).ok()?).ok()
+}
+
+/// Writes what is kept of a session, and tells whether it is. What cannot be written is lost with the server, and not before.
+pub fn save(folder: &Path, record: &SessionRecord) -> bool {
     let text = serde_json::to_vec(record).unwrap_or_default();
-    if let Err(error) = replace(&folder.join(RECORD), &text) {
+    let saved = replace(&folder.join(RECORD), &text);
+    if let Err(error) = &saved {
         tracing::warn!(session = record.id, %error, "what is known of a session could not be kept");
     }
+    saved.is_ok()
 }
 
 /// Keeps the agent's state, for a session that goes on with it.

@@ -32,7 +32,7 @@ pub async fn upgrade(
     id: web::Path<String>,
     runtime: web::Data<Runtime>,
 ) -> HttpResponse {
-    let Some(session) = runtime.sessions.book.find(&id) else { return unknown() };
+    let Some(session) = super::find(&runtime, &id).await else { return unknown() };
     let since = parameter(&request, "since").and_then(|since| since.parse::<u64>().ok());
     let Upgraded { response, socket, messages } = match upgrade_within(&request, payload, &runtime, Duration::MAX) {
         Ok(upgraded) => upgraded,

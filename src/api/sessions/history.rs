@@ -1,39 +1,25 @@
 //! What is left of sessions: logs, also of those that were deleted, and what is told of them.
 //!
-//! Owns `GET /sessions/history`, the file beside a log that remembers a deleted session, and which of the past is forgotten
-//! when there is too much of it.
+//! Owns `GET /sessions/history`, and the file beside a log that remembers a deleted session.
 
 use super::book::{Book, replace};
 use super::session::Session;
-use super::times;
 use crate::wire::sessions::SessionRecord;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 use uuid::Uuid;
-
-/// How much of the past is kept.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
-    /// How long a session is remembered that has ended.
-    pub max_age: Option<Duration>,
-    /// How many bytes the logs of those may have together.
-    pub max_bytes: Option<u64>,
-}
 
 /// A session as the history tells of it.
 pub struct Past {
     pub record: SessionRecord,
     pub log: PathBuf,
     pub bytes: u64,
-    /// Whether it can still be asked for.
-    session: Option<Arc<Session>>,
 }
 
 /// Where a deleted session is remembered.
-fn beside(log: &Path) -> PathBuf {
+pub(super) fn beside(log: &Path) -> PathBuf {
     log.with_extension("json")
 }
 
@@ -57,51 +43,24 @@ impl Book {
     }
 
     fn everything(&self) -> Vec<Past> {
-        let known = self.all();
-        let ids: HashSet<Uuid> = known.iter().map(|session| session.uuid).collect();
-        let known = known.into_iter().map(|session| Past {
-            record: session.record(),
-            log: session.log.path().to_owned(),
-            bytes: session.log.end().bytes,
-            session: Some(session),
+        let known = self.records();
+        let ids: HashSet<Uuid> = known.keys().copied().collect();
+        let known = known.into_iter().filter_map(|(uuid, record)| {
+            let log = self.log_path(&uuid)?;
+            Some(Past { record, bytes: log.metadata().map_or(0, |file| file.len()), log })
         });
-        let folder = self.logs().and_then(|logs| fs::read_dir(logs).ok());
-        let files = folder.into_iter().flatten().flatten().map(|entry| entry.path());
-        let left = files.filter_map(|log| {
-            let is_log = ["ndjson", "jsonl"].contains(&log.extension()?.to_str()?);
-            let id = Uuid::parse_str(log.file_stem()?.to_str()?).ok()?;
-            if !is_log || ids.contains(&id) { None } else { left_behind(log) }
-        });
-        known.chain(left).collect()
+        known.chain(self.left(&ids)).collect()
     }
 
-    /// Forgets sessions that have ended, with their logs, as far as the limits say so: the oldest first.
-    pub fn prune(&self) {
-        let Limits { max_age, max_bytes } = self.limits;
-        if max_age.is_none() && max_bytes.is_none() {
-            return;
-        }
-        let ended =
-            |past: &Past| past.record.ended_at.filter(|_| past.session.as_ref().is_none_or(|one| !one.is_live()));
-        let mut past: Vec<(u64, Past)> =
-            self.everything().into_iter().filter_map(|past| Some((ended(&past)?, past))).collect();
-        past.sort_by_key(|(ended, _)| *ended);
-        let oldest = max_age.map(|age| times::now().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
-        let mut bytes: u64 = past.iter().map(|(_, past)| past.bytes).sum();
-        for (ended, past) in past {
-            let is_old = oldest.is_some_and(|oldest| ended < oldest);
-            if !is_old && max_bytes.is_none_or(|most| bytes <= most) {
-                break;
-            }
-            bytes = bytes.saturating_sub(past.bytes);
-            if let Some(session) = &past.session {
-                self.remove(session);
-            }
-            let _ = fs::remove_file(beside(&past.log));
-            if let Err(error) = fs::remove_file(&past.log) {
-                tracing::debug!(log = %past.log.display(), %error, "a log was not removed");
-            }
-        }
+    /// Those of which the log is left, and nothing else but what may stand beside it.
+    pub(super) fn left(&self, but: &HashSet<Uuid>) -> impl Iterator<Item = Past> {
+        let folder = self.logs().and_then(|logs| fs::read_dir(logs).ok());
+        let files = folder.into_iter().flatten().flatten().map(|entry| entry.path());
+        files.filter_map(move |log| {
+            let is_log = ["ndjson", "jsonl"].contains(&log.extension()?.to_str()?);
+            let id = Uuid::parse_str(log.file_stem()?.to_str()?).ok()?;
+            if !is_log || but.contains(&id) { None } else { left_behind(log) }
+        })
     }
 }
 
@@ -115,5 +74,5 @@ fn left_behind(log: PathBuf) -> Option<Past> {
         let id = log.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         SessionRecord { id, created_at: written, ended_at: Some(written), ..SessionRecord::default() }
     });
-    Some(Past { record, bytes: file.len(), log, session: None })
+    Some(Past { record, bytes: file.len(), log })
 }

@@ -12,6 +12,7 @@ mod ending;
 mod heard;
 mod history;
 mod hooks;
+mod kept;
 mod lines;
 mod listen;
 mod materialise;
@@ -157,7 +158,7 @@ pub struct Sessions {
 impl Sessions {
     /// Opens what is kept.
     pub fn open(options: SessionsOptions) -> Self {
-        let limits = history::Limits { max_age: options.log_max_age, max_bytes: options.log_max_bytes };
+        let limits = kept::Limits { max_age: options.log_max_age, max_bytes: options.log_max_bytes };
         let book = Book::open(options.data_dir.as_deref(), limits);
         Self { options, book, ..Self::closed(SessionsOptions::default()) }
     }
@@ -307,11 +308,15 @@ fn broken(reason: &str) -> Refusal {
 fn begin(runtime: &web::Data<Runtime>, (session, plan, warnings): Opened) -> (Arc<Session>, Vec<String>) {
     session.asked(usize::from(plan.prompt.is_some()));
     let (conducted, running) = (session.clone(), conduct(runtime.clone(), session.clone(), plan));
+    let ending = runtime.clone();
     let _task = runtime.engine.spawn(async move {
         // A defect of ours costs its session, and nobody waits for that for ever.
         if std::panic::AssertUnwindSafe(running).catch_unwind().await.is_err() {
             tracing::error!(session = %conducted.engine_id, "a session's task panicked");
             conducted.lose();
+            let ended =
+                move || ending.sessions.book.ended(&conducted, book::save(&conducted.folder, &conducted.record()));
+            let _ = tokio::task::spawn_blocking(ended).await;
         }
     });
     (session, warnings)
@@ -344,9 +349,26 @@ fn open(body: &Bytes, runtime: &Runtime) -> Result<Opened, Refusal> {
 }
 
 async fn list(runtime: web::Data<Runtime>) -> HttpResponse {
-    let all = runtime.sessions.book.all();
-    let all: Vec<Value> = all.iter().map(|session| session.look(shown::summary)).collect();
-    shown(StatusCode::OK, &all.into())
+    let listed = web::block(move || {
+        let mut all: Vec<_> = runtime.sessions.book.records().into_iter().collect();
+        // In the order they were made.
+        all.sort_unstable_by_key(|(uuid, record)| (record.created_at, *uuid));
+        all.iter().map(|(_, record)| shown::summary(record)).collect()
+    });
+    match listed.await {
+        Ok(all) => shown(StatusCode::OK, &all),
+        Err(error) => broken(&error.to_string()).answer(),
+    }
+}
+
+/// A session of the id as somebody sent it. Files are read where it is not in memory.
+pub(super) async fn find(runtime: &web::Data<Runtime>, id: &str) -> Option<Arc<Session>> {
+    let uuid = uuid::Uuid::parse_str(id).ok()?;
+    if let Some(session) = runtime.sessions.book.get(&uuid) {
+        return Some(session);
+    }
+    let reading = runtime.clone();
+    web::block(move || reading.sessions.book.find(&uuid)).await.ok().flatten()
 }
 
 async fn history(request: HttpRequest, runtime: web::Data<Runtime>) -> HttpResponse {
@@ -358,12 +380,12 @@ async fn history(request: HttpRequest, runtime: web::Data<Runtime>) -> HttpRespo
 }
 
 async fn snapshot(id: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    let Some(session) = runtime.sessions.book.find(&id) else { return unknown() };
+    let Some(session) = find(&runtime, &id).await else { return unknown() };
     shown(StatusCode::OK, &shown::snapshot(&session))
 }
 
 async fn info(request: HttpRequest, id: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    let Some(session) = runtime.sessions.book.find(&id) else { return unknown() };
+    let Some(session) = find(&runtime, &id).await else { return unknown() };
     shown(StatusCode::OK, &shown::info(&session, &request))
 }
 
@@ -375,7 +397,7 @@ pub(super) fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
 
 /// `GET /sessions/:id/logs?cursor=N`
 async fn logs(request: HttpRequest, id: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    let Some(session) = runtime.sessions.book.find(&id) else { return unknown() };
+    let Some(session) = find(&runtime, &id).await else { return unknown() };
     let cursor =
         match parameter(&request, "cursor").filter(|cursor| !cursor.is_empty()).map(|cursor| cursor.parse::<i64>()) {
             None => 0,
@@ -444,7 +466,7 @@ async fn whole_log(request: HttpRequest, id: web::Path<String>, runtime: web::Da
 
 /// `DELETE /sessions/:id`: ends it if it lives, and forgets it. Its log stays.
 async fn delete(id: web::Path<String>, runtime: web::Data<Runtime>) -> HttpResponse {
-    let Some(session) = runtime.sessions.book.find(&id) else { return unknown() };
+    let Some(session) = find(&runtime, &id).await else { return unknown() };
     if !session.delete() {
         return unknown();
     }

@@ -260,7 +260,7 @@ fn resumed(id: &str, kind: AgentKind, sessions: &Sessions) -> Result<Option<RawJ
         return Ok(None);
     }
     let mut native = id.to_owned();
-    if let Some(earlier) = sessions.book.find(id) {
+    if let Some(earlier) = Uuid::parse_str(id).ok().and_then(|id| sessions.book.find(&id)) {
         let record = earlier.record();
         let is_same = sessions.kind(&record.agent) == Some(kind);
         let state = book::state(&earlier.folder).filter(|state| is_same && json::check(state.as_bytes()).is_ok());

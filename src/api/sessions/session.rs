@@ -2,6 +2,7 @@
 //!
 //! Owns what is shared between its task (`conduct`), the requests about it and its readers. Nothing here waits.
 
+use super::times::now;
 use crate::model::SessionId;
 use crate::store::{LineLog, LogEnd};
 use crate::wire::sessions::SessionRecord;
@@ -207,6 +208,7 @@ impl Session {
         self.change(|record| {
             "failed".clone_into(&mut record.state);
             record.exit_code = Some(-1);
+            record.ended_at = Some(now());
             record.error_detail = Some("internal error".to_owned());
         });
         self.log.finish();

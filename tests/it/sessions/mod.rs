@@ -8,6 +8,7 @@ mod examples;
 mod hooks;
 mod many;
 mod named;
+mod past;
 mod patience;
 mod rest;
 mod sidecar;

@@ -184,12 +184,10 @@ impl Conductor {
         });
         let session = self.session.clone();
         let saved = tokio::task::spawn_blocking(move || book::save(&session.folder, &session.record())).await;
-        if saved.is_err() {
-            tracing::debug!("a record was not saved");
-        }
         self.session.log.finish();
         self.session.over.cancel();
-        let runtime = self.runtime.clone();
-        let _ = tokio::task::spawn_blocking(move || runtime.sessions.book.prune()).await;
+        let (runtime, session) = (self.runtime.clone(), self.session.clone());
+        let ended = move || runtime.sessions.book.ended(&session, saved.unwrap_or(false));
+        let _ = tokio::task::spawn_blocking(ended).await;
     }
 }
