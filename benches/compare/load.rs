@@ -127,10 +127,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub async fn connect(port: u16) -> Self {
+    pub async fn connect(port: u16, path: &str) -> Self {
         let mut socket = connect(port).await;
-        let upgrade = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let upgrade = format!(
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
         socket.write_all(upgrade.as_bytes()).await.expect("a request");
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -141,8 +143,11 @@ impl Socket {
     }
 
     pub async fn ask(&mut self, prompt: &str) {
-        let text =
-            format!(r#"{{"message_type":"invocation_message","user_prompt":"{prompt}","secrets_to_redact":[]}}"#);
+        let ask = format!(r#"{{"message_type":"invocation_message","user_prompt":"{prompt}","secrets_to_redact":[]}}"#);
+        self.say(&ask).await;
+    }
+
+    async fn say(&mut self, text: &str) {
         let mut frame = vec![0x81, 0xfe];
         frame.extend(u16::try_from(text.len()).expect("a short text").to_be_bytes());
         frame.extend([0; 4]);
@@ -164,22 +169,30 @@ impl Socket {
         0
     }
 
+    /// One text, however many frames it comes in.
     async fn text(&mut self) {
-        let mut head = [0; 2];
-        self.reader.read_exact(&mut head).await.expect("a frame");
-        assert_eq!(head[0], 0x81, "one text");
-        let length = match head[1] {
-            126 => usize::from(self.reader.read_u16().await.expect("a length")),
-            127 => usize::try_from(self.reader.read_u64().await.expect("a length")).expect("a length"),
-            short => usize::from(short),
-        };
-        self.payload.resize(length, 0);
-        self.reader.read_exact(&mut self.payload).await.expect("a text");
+        self.payload.clear();
+        loop {
+            let mut head = [0; 2];
+            self.reader.read_exact(&mut head).await.expect("a frame");
+            assert!([0x81, 0x01, 0x00, 0x80].contains(&head[0]), "a text, or a part of it: {:x}", head[0]);
+            let length = match head[1] {
+                126 => usize::from(self.reader.read_u16().await.expect("a length")),
+                127 => usize::try_from(self.reader.read_u64().await.expect("a length")).expect("a length"),
+                short => usize::from(short),
+            };
+            let before = self.payload.len();
+            self.payload.resize(before + length, 0);
+            self.reader.read_exact(&mut self.payload[before..]).await.expect("a text");
+            if head[0] & 0x80 != 0 {
+                break;
+            }
+        }
     }
 }
 
 async fn queries(port: u16, end: Instant) -> Vec<f64> {
-    let mut socket = Socket::connect(port).await;
+    let mut socket = Socket::connect(port, "/").await;
     let mut latencies = Vec::new();
     loop {
         let sent = Instant::now();
@@ -196,7 +209,7 @@ async fn queries(port: u16, end: Instant) -> Vec<f64> {
 pub fn stream(server: &Served, messages: u64) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let mut socket = Socket::connect(server.port).await;
+        let mut socket = Socket::connect(server.port, "/").await;
         // What is loaded at the first use is not measured.
         socket.ask("warm up").await;
         socket.result().await;
@@ -207,17 +220,48 @@ pub fn stream(server: &Served, messages: u64) -> f64 {
     })
 }
 
+/// So many events of one session of agentruntime to one reader: the server's CPU seconds, and events a second.
+pub fn session(server: &Served, events: u64, bytes: u64) -> (f64, f64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let body = r#"{"agent":"echo","interactive":true}"#;
+        let head =
+            "POST /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n";
+        let mut http = connect(server.port).await;
+        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        http.write_all(request.as_bytes()).await.expect("a request");
+        let mut made = String::new();
+        http.read_to_string(&mut made).await.expect("an answer");
+        let id = made.split(r#""session_id":""#).nth(1).and_then(|rest| rest.split('"').next()).expect("an id");
+        let mut socket = Socket::connect(server.port, &format!("/ws/sessions/{id}")).await;
+        // That it is connected.
+        socket.text().await;
+        let (before, began) = (server.cpu(), Instant::now());
+        socket.say(&format!(r#"{{"type":"stdin","data":"@stream {events} {bytes}\n"}}"#)).await;
+        let mut got = 0;
+        loop {
+            socket.text().await;
+            got += socket.payload.len() as u64;
+            if memchr::memmem::find(&socket.payload, br#"\"type\":\"result\""#).is_some() {
+                break;
+            }
+        }
+        assert!(got > events * bytes, "all of them: {got} bytes");
+        (server.cpu().saturating_sub(before).as_secs_f64(), events as f64 / began.elapsed().as_secs_f64())
+    })
+}
+
 /// How much larger the server is with so many sockets that say nothing, in MiB.
 pub fn idle_sockets(server: &Served, sockets: usize) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         // What the first one costs is the server's own.
-        let _first = Socket::connect(server.port).await;
+        let _first = Socket::connect(server.port, "/").await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         let before = server.status_kib("VmRSS:");
         let mut open = Vec::new();
         for _ in 0..sockets {
-            open.push(Socket::connect(server.port).await);
+            open.push(Socket::connect(server.port, "/").await);
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.status_kib("VmRSS:").saturating_sub(before) as f64 / 1024.0
