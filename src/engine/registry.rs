@@ -34,7 +34,7 @@ struct Loaded {
 const OUTRAN: usize = 65_536;
 
 /// What quiet sessions may take in memory: beyond it the longest quiet ones are read from the store when they go on.
-const QUIET_BYTES: usize = 32 << 20;
+const QUIET_BYTES: usize = 16 << 20;
 
 struct Slot {
     session: Arc<Session>,
