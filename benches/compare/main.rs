@@ -154,7 +154,7 @@ fn memory() {
         let of = |value: fn(&(f64, f64, f64)) -> f64| median(samples.iter().map(value).collect());
         println!("| {} | {:.1} | {:.1} | {:.1} |", who.name(), of(|s| s.0), of(|s| s.1), of(|s| s.2));
     }
-    let binary = std::fs::metadata(env!("CARGO_BIN_EXE_turnhost")).expect("the binary").len();
+    let binary = std::fs::metadata(served::turnhost()).expect("the binary").len();
     println!("\nThe binary has {:.1} MiB.", binary as f64 / f64::from(1 << 20));
 }
 

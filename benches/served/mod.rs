@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each bench uses a part")]
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ impl Served {
 
     pub fn turnhost(args: &[&str]) -> Self {
         let ours = ["--port", "0", "--log-level", "error"];
-        Self::start(Command::new(env!("CARGO_BIN_EXE_turnhost")).args(ours).args(args))
+        Self::start(Command::new(turnhost()).args(ours).args(args))
     }
 
     /// What the process has used of the processor so far.
@@ -57,6 +58,12 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The program: the release that `TURNHOST_BINARY` names, or the one that was built with the bench. That has what tests need
+/// besides.
+pub fn turnhost() -> PathBuf {
+    std::env::var_os("TURNHOST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_turnhost").into(), PathBuf::from)
 }
 
 pub fn median(mut values: Vec<f64>) -> f64 {
