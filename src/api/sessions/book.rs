@@ -120,19 +120,23 @@ impl Book {
         let mut found = HashSet::new();
         for (uuid, folder) in self.folders() {
             let Some(record) = record(&folder).map(|record| self.closed(&uuid, &folder, record)) else { continue };
-            if self.limits.are_set() {
-                let bytes = self.log_path(&uuid).and_then(|log| log.metadata().ok()).map_or(0, |file| file.len());
-                self.kept().add(uuid, record.ended_at.unwrap_or(record.created_at), bytes);
-                found.insert(uuid);
-            }
+            let bytes = self.log_path(&uuid).and_then(|log| log.metadata().ok()).map_or(0, |file| file.len());
+            self.keep(uuid, &record, bytes);
+            found.insert(uuid);
         }
         if self.limits.are_set() {
             for past in self.left(&found) {
                 if let Ok(uuid) = Uuid::parse_str(&past.record.id) {
-                    let ended_at = past.record.ended_at.unwrap_or(past.record.created_at);
-                    self.kept().add(uuid, ended_at, past.bytes);
+                    self.keep(uuid, &past.record, past.bytes);
                 }
             }
+        }
+    }
+
+    /// Notes an ended session for the limits, if there are any.
+    fn keep(&self, uuid: Uuid, record: &SessionRecord, bytes: u64) {
+        if self.limits.are_set() {
+            self.kept().add(uuid, record.ended_at.unwrap_or(record.created_at), bytes);
         }
     }
 
@@ -201,9 +205,6 @@ impl Book {
 
     /// The same for one that ended. May read files.
     pub fn find(&self, uuid: &Uuid) -> Option<Arc<Session>> {
-        if let Some(session) = self.get(uuid) {
-            return Some(session);
-        }
         let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = self.get(uuid) {
             return Some(session);
@@ -217,9 +218,10 @@ impl Book {
         Some(session)
     }
 
+    /// A folder without a record is what is left of a session that could not be opened.
     fn folder_of(&self, uuid: &Uuid) -> Option<PathBuf> {
         let name = uuid.hyphenated().to_string();
-        self.kinds().map(|kind| kind.join(&name)).find(|folder| folder.is_dir())
+        self.kinds().map(|kind| kind.join(&name)).find(|folder| folder.join(RECORD).is_file())
     }
 
     /// What is known of all sessions that were not deleted. Reads files.
@@ -238,14 +240,18 @@ impl Book {
 
     /// A session has ended. Unless what is known of it could be `saved`, it stays in memory.
     pub fn ended(&self, session: &Session, saved: bool) {
-        if saved {
-            self.locked().ended(session.uuid);
+        let one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.locked();
+        match sessions.all.get(&session.uuid).map(|known| std::ptr::eq(&raw const **known, session)) {
+            Some(true) if saved => sessions.ended(session.uuid),
+            // It was deleted meanwhile, and its id, folder and log are another's.
+            Some(false) => return,
+            Some(true) | None => {}
         }
-        if self.limits.are_set() {
-            let ended_at = session.look(|record| record.ended_at).unwrap_or_else(times::now);
-            self.kept().add(session.uuid, ended_at, session.log.end().bytes);
-            self.prune();
-        }
+        drop(sessions);
+        self.keep(session.uuid, &session.record(), session.log.end().bytes);
+        drop(one_at_a_time);
+        self.prune();
     }
 
     /// Forgets sessions that have ended, with their logs, as far as the limits say so: the oldest first.
@@ -253,7 +259,8 @@ impl Book {
         loop {
             let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(uuid) = self.kept().next_beyond(self.limits, times::now()) else { break };
-            if let Some(folder) = self.folder_of(&uuid) {
+            let known = self.get(&uuid).map(|session| session.folder.clone());
+            if let Some(folder) = known.or_else(|| self.folder_of(&uuid)) {
                 self.take_out(&uuid, &folder);
             }
             let Some(log) = self.log_path(&uuid) else { break };
@@ -361,4 +368,54 @@ pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     file.write_all(text)?;
     drop(file);
     fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(book: &Book, n: u128) -> Result<Arc<Session>, NotAdded> {
+        let uuid = Uuid::from_u128(n);
+        let record =
+            SessionRecord { id: uuid.to_string(), agent: "x".into(), state: "running".into(), ..Default::default() };
+        book.add(uuid, record, 0)
+    }
+
+    fn end(book: &Book, session: &Session) {
+        session.log.append(b"a line\n").unwrap();
+        session.lose();
+        book.ended(session, save(&session.folder, &session.record()));
+    }
+
+    #[test]
+    fn the_end_of_a_deleted_session_does_not_touch_the_next_of_its_id() {
+        for max_bytes in [None, Some(0)] {
+            let folder = TempDir::new().unwrap();
+            let book = Book::open(Some(folder.path()), Limits { max_age: None, max_bytes });
+            let first = add(&book, 0).unwrap();
+            first.lose();
+            book.delete(&first);
+            let second = add(&book, 0).unwrap();
+            // What it did last was to tell of its end.
+            book.ended(&first, true);
+            for n in 1..=RECENT as u128 + 1 {
+                end(&book, &add(&book, n).unwrap());
+            }
+            assert!(Arc::ptr_eq(&book.get(&second.uuid).unwrap(), &second), "one that lives is in memory");
+            assert!(second.log.append(b"a line\n").is_ok() && second.log.path().exists());
+            assert!(book.get(&Uuid::from_u128(1)).is_none());
+            assert_eq!(book.find(&Uuid::from_u128(1)).is_some(), max_bytes.is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_session_that_was_not_opened_does_not_take_its_id() {
+        let folder = TempDir::new().unwrap();
+        let book = Book::open(Some(folder.path()), Limits::default());
+        fs::write(folder.path().join("logs"), "no folder").unwrap();
+        assert!(matches!(add(&book, 1), Err(NotAdded::Io(_))));
+        fs::remove_file(folder.path().join("logs")).unwrap();
+        assert!(add(&book, 1).is_ok());
+        assert!(matches!(add(&book, 1), Err(NotAdded::Exists)));
+    }
 }
