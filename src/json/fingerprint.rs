@@ -6,7 +6,7 @@
 //! A value is rewritten into a plain form in which equal values have equal bytes. There an object's members are sorted,
 //! and unless they are short, replaced by their digest, so that the work is linear in the text however deep it nests.
 
-use super::scan::{self, Piece};
+use super::scan::{self, Halves};
 use crate::model::Fingerprint;
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -223,19 +223,7 @@ impl Form {
         self.out.extend_from_slice(&DIGEST.to_le_bytes());
         let start = self.out.len();
         if escapes {
-            scan::unescape(inside, |piece| match piece {
-                Piece::Text(text) => self.out.extend_from_slice(text.as_bytes()),
-                Piece::Char(c) => self.out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                // As UTF-8 would have it if it could: no text has these bytes.
-                Piece::Lone(unit) => {
-                    let [high, low] = unit.to_be_bytes();
-                    self.out.extend_from_slice(&[
-                        0xe0 | high >> 4,
-                        0x80 | (high & 15) << 2 | low >> 6,
-                        0x80 | low & 63,
-                    ]);
-                }
-            });
+            scan::unescape(inside, Halves::Kept, &mut self.out);
         } else if inside.len() <= LONGEST_PLAIN {
             self.out.extend_from_slice(inside.as_bytes());
         } else {

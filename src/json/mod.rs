@@ -5,17 +5,20 @@
 //! what a field means is decided there and in `api`.
 
 mod fingerprint;
+pub mod quote;
 mod scan;
 #[cfg(test)]
 mod tests;
 
 use crate::model::RawJson;
+use memchr::memchr2_iter;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 pub use fingerprint::FingerprintBuilder;
+pub use quote::{string, write_string};
 
 /// How deep arrays and objects may nest.
 pub const MAX_DEPTH: usize = 128;
@@ -70,6 +73,10 @@ pub fn check_within(bytes: &[u8], levels: usize) -> Result<&str, NotJson> {
 }
 
 fn is_deeper(text: &[u8], levels: usize) -> bool {
+    // Most texts have not that many brackets, strings and all.
+    if memchr2_iter(b'{', b'[', text).nth(levels).is_none() {
+        return false;
+    }
     let mut depth = 0usize;
     let mut at = 0;
     while let Some(byte) = text.get(at) {
@@ -204,19 +211,6 @@ pub fn map_strings(raw: &str, mut change: impl FnMut(&str, StringRole) -> Option
     }
     out.push_str(&raw[copied..]);
     Cow::Owned(out)
-}
-
-/// The text as a JSON string.
-#[must_use]
-#[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "writing a string to memory cannot fail")]
-pub fn string(text: &str) -> String {
-    serde_json::to_string(text).expect("every text is a JSON string")
-}
-
-/// Writes the text as a JSON string behind what is there.
-#[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "writing a string to memory cannot fail")]
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("every text is a JSON string");
 }
 
 /// The value as serde's type, so that a struct can carry it.

@@ -3,6 +3,7 @@
 //! Owns the shape of every line. `handlers/README.md` tells the same story to the people who write handlers;
 //! `handler::stdio` gives the lines their meaning.
 
+use crate::json::quote;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -51,6 +52,8 @@ pub struct TurnLine<'a> {
     /// Names the turn in every line about it.
     pub id: &'a str,
     /// The user's text.
+    #[serde(serialize_with = "quote::text")]
+    #[schemars(with = "String")]
     pub prompt: &'a str,
     /// The session's opaque state, as a handler last returned it.
     #[schemars(with = "Option<serde_json::Value>")]

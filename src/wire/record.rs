@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::json::quote;
 use crate::model::{BlockId, Event, OutputStream, Usage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -22,6 +23,8 @@ pub enum EventRecord<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         block: Option<&'a str>,
         /// Its parts.
+        #[serde(serialize_with = "quote::texts")]
+        #[schemars(with = "Vec<String>")]
         parts: &'a [String],
     },
     /// A live piece of answer text.
@@ -30,11 +33,15 @@ pub enum EventRecord<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         block: Option<&'a str>,
         /// The piece.
+        #[serde(serialize_with = "quote::text")]
+        #[schemars(with = "String")]
         text: &'a str,
     },
     /// Reasoning.
     Thinking {
         /// The text.
+        #[serde(serialize_with = "quote::text")]
+        #[schemars(with = "String")]
         text: &'a str,
     },
     /// A tool call.
@@ -52,6 +59,8 @@ pub enum EventRecord<'a> {
         /// The call.
         id: &'a str,
         /// The result as text.
+        #[serde(serialize_with = "quote::text")]
+        #[schemars(with = "String")]
         output: &'a str,
         /// Whether it failed.
         is_error: bool,
@@ -92,6 +101,8 @@ pub enum EventRecord<'a> {
         /// `stdout` or `stderr`.
         stream: &'a str,
         /// The text.
+        #[serde(serialize_with = "quote::text")]
+        #[schemars(with = "String")]
         text: &'a str,
         /// The command.
         command: &'a str,
@@ -156,6 +167,7 @@ impl<'a> From<&'a Event> for EventRecord<'a> {
 struct SameCommand<'a> {
     r#type: &'static str,
     stream: &'a str,
+    #[serde(serialize_with = "quote::text")]
     text: &'a str,
 }
 

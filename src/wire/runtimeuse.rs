@@ -3,6 +3,7 @@
 //! Owns the shape of the messages. What clients send is checked field by field in `api::runtimeuse::read`, so that a
 //! mistake is answered with the field's name; the structs here say what is accepted, for the published schema.
 
+use crate::json::quote;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -115,6 +116,8 @@ pub enum ServerMessage<'a> {
     /// What the handler says, one message per call.
     AssistantMessage {
         /// Its parts.
+        #[serde(serialize_with = "quote::texts")]
+        #[schemars(with = "Vec<String>")]
         text_blocks: &'a [String],
         /// The request, if it has an id.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,6 +131,8 @@ pub enum ServerMessage<'a> {
         /// `stdout` or `stderr`.
         stream: &'a str,
         /// The text.
+        #[serde(serialize_with = "quote::text")]
+        #[schemars(with = "String")]
         text: &'a str,
         /// The command as it was given.
         command: &'a str,
@@ -319,6 +324,8 @@ pub enum ResultData<'a> {
     /// Plain text.
     Text {
         /// The text.
+        #[serde(serialize_with = "quote::text")]
+        #[schemars(with = "String")]
         text: &'a str,
     },
     /// An object.

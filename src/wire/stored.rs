@@ -2,7 +2,7 @@
 //!
 //! Owns the form. An answer comes back from it as it went in, to the byte; `env` and secrets are not in it.
 
-use crate::json::{as_raw, from_raw};
+use crate::json::{as_raw, from_raw, quote};
 use crate::model::{
     Answer, ArtifactFailure, CancelReason, CommandEnd, Conflict, CutBy, Ending, Event, Fault, FaultCode, Fingerprint,
     Limit, Outcome, ProcessEnd, RawJson, Repeat, StateChange, StateIn, ToolCall, ToolResult, TurnRequest,
@@ -34,7 +34,7 @@ struct AcceptedRecord<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     source_id: Option<Cow<'a, str>>,
     /// The user's text.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "quote::text")]
     prompt: Cow<'a, str>,
     /// The model.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -124,7 +124,7 @@ impl<'a> AcceptedRecord<'a> {
 struct OutcomeRecord<'a> {
     /// `text`, `structured`, `commands`, `failed`, `cancelled`, `timed_out` or `interrupted`.
     how: &'a str,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, skip_serializing_if = "Option::is_none", serialize_with = "quote::text_if_any")]
     text: Option<Cow<'a, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     structured: Option<&'a RawValue>,
@@ -156,7 +156,7 @@ struct ToolRecord<'a> {
     name: Cow<'a, str>,
     #[serde(borrow)]
     input: &'a RawValue,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none", serialize_with = "quote::text_if_any")]
     output: Option<Cow<'a, str>>,
     #[serde(default)]
     is_error: bool,
@@ -191,7 +191,7 @@ struct CommandRecord<'a> {
     #[serde(default)]
     timed_out: bool,
     took_us: u64,
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "quote::text")]
     stdout: Cow<'a, str>,
     stdout_bytes: u64,
     stdout_cut: bool,
@@ -406,10 +406,9 @@ impl CommandRecord<'_> {
     }
 }
 
-/// What was asked, as it is kept.
-#[must_use]
-pub fn write_accepted(attempt: u32, request: &TurnRequest, given: GivenState) -> Vec<u8> {
-    write(&AcceptedRecord::new(attempt, request, given, &mut String::new()))
+/// What was asked, as it is kept, behind what is there.
+pub fn write_accepted(out: &mut Vec<u8>, attempt: u32, request: &TurnRequest, given: GivenState) {
+    write(out, &AcceptedRecord::new(attempt, request, given, &mut String::new()));
 }
 
 /// Puts what was kept back into a request of the same session, and gives the attempt; `None` if this is no such record.
@@ -421,10 +420,9 @@ pub fn read_accepted(record: &[u8], request: &mut TurnRequest) -> Option<u32> {
     Some(attempt)
 }
 
-/// How a turn ended, as it is kept.
-#[must_use]
-pub fn write_outcome(outcome: &Outcome) -> Vec<u8> {
-    write(&OutcomeRecord::from(outcome))
+/// How a turn ended, as it is kept, behind what is there.
+pub fn write_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
+    write(out, &OutcomeRecord::from(outcome));
 }
 
 /// The outcome again; `None` if this is none.
@@ -433,10 +431,9 @@ pub fn read_outcome(record: &[u8]) -> Option<Outcome> {
     serde_json::from_slice::<OutcomeRecord<'_>>(record).ok()?.restore()
 }
 
-/// An event, as it is kept.
-#[must_use]
-pub fn write_event(event: &Event) -> Vec<u8> {
-    write(&EventRecord::from(event))
+/// An event, as it is kept, behind what is there.
+pub fn write_event(out: &mut Vec<u8>, event: &Event) {
+    write(out, &EventRecord::from(event));
 }
 
 /// The event again; `None` if this is none.
@@ -445,9 +442,9 @@ pub fn read_event(record: &[u8]) -> Option<Event> {
     SeriesReader::default().read(record).ok()
 }
 
-/// Only strings, numbers and raw JSON are in there: writing them cannot fail.
-fn write(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+#[allow(clippy::expect_used, reason = "writing strings, numbers and raw JSON to memory cannot fail")]
+fn write(out: &mut Vec<u8>, record: &impl Serialize) {
+    serde_json::to_writer(out, record).expect("every record is JSON");
 }
 
 #[cfg(test)]

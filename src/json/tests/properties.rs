@@ -210,3 +210,44 @@ proptest! {
         prop_assert_eq!(check(text.as_bytes()).ok(), parsed.ok().map(RawValue::get));
     }
 }
+
+/// Texts with and without what has to be escaped, of all lengths around a word's.
+fn texts() -> impl Strategy<Value = String> {
+    let any_text = prop_oneof![".{0,40}", "[a\"\\\\/\u{0}-\u{1f}\u{7f}é😀]{0,40}"];
+    (any_text.clone(), prop::sample::select(vec![0, 1, 7, 8, 9, 33, 255, 256, 700]), any_text)
+        .prop_map(|(before, plain, behind)| format!("{before}{}{behind}", "a".repeat(plain)))
+}
+
+/// Fields that may be long.
+#[derive(serde::Serialize)]
+struct Said<'a> {
+    #[serde(serialize_with = "quote::text")]
+    text: &'a str,
+    #[serde(serialize_with = "quote::text_if_any")]
+    more: Option<String>,
+    #[serde(serialize_with = "quote::texts")]
+    parts: &'a [String],
+}
+
+proptest! {
+    #[test]
+    fn strings_are_written_as_serde_json_writes_them(text in texts(), more in texts(), is_there: bool) {
+        let wanted = serde_json::to_string(&text).unwrap();
+        prop_assert_eq!(string(&text), &*wanted);
+        let mut out = b"before ".to_vec();
+        write_string(&mut out, &text);
+        prop_assert_eq!(String::from_utf8(out).unwrap(), format!("before {wanted}"));
+        let (parts, more) = ([text.clone(), more.clone()], is_there.then(|| more.clone()));
+        let said = serde_json::to_string(&Said { text: &text, more: more.clone(), parts: &parts }).unwrap();
+        let plain = serde_json::json!({"text": text, "more": more, "parts": parts});
+        prop_assert_eq!(serde_json::from_str::<Value>(&said).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_string_ends_where_serde_json_has_it_end(text in texts(), before in "[ a]{0,9}", behind in ".{0,40}") {
+        let all = format!("{before}{}{behind}", serde_json::to_string(&text).unwrap());
+        let (close, escapes) = scan::string_end(all.as_bytes(), before.len());
+        prop_assert_eq!(&all[close + 1..], &behind);
+        prop_assert_eq!(scan::decode(&all[before.len() + 1..close], escapes), text);
+    }
+}

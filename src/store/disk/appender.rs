@@ -89,7 +89,7 @@ impl Appender {
         for (session, last, turns) in delivered {
             self.chunk.clear();
             for turn in &turns {
-                self.chunk.push(Kind::Delivered, 0, turn, b"");
+                self.chunk.push(Kind::Delivered, 0, turn, |_| ());
             }
             self.push(Head { session, first: last + 1, last, at: super::now_ms(), flags: HAS_TURN });
         }
@@ -129,26 +129,26 @@ impl Appender {
         self.chunk.clear();
         let mut flags = 0;
         for turn in self.delivered.take(&batch.session) {
-            self.chunk.push(Kind::Delivered, 0, &turn, b"");
+            self.chunk.push(Kind::Delivered, 0, &turn, |_| ());
             flags |= HAS_TURN;
         }
         for entry in &batch.entries {
-            let (kind, record) = match &entry.what {
+            let (at_ms, turn) = (entry.at_ms, &entry.turn);
+            match &entry.what {
                 What::Accepted { attempt, request } => {
                     let given = self.given(&batch.session, &request.state);
                     flags |= if given == GivenState::Change { HAS_TURN | HAS_STATE } else { HAS_TURN };
-                    (Kind::Accepted, write_accepted(*attempt, request, given))
+                    self.chunk.push(Kind::Accepted, at_ms, turn, |out| write_accepted(out, *attempt, request, given));
                 }
-                What::Said(event) => (Kind::Said, write_event(event)),
+                What::Said(event) => self.chunk.push(Kind::Said, at_ms, turn, |out| write_event(out, event)),
                 What::Ended(outcome) => {
                     flags |= if self.changes(&batch.session, outcome) { HAS_TURN | HAS_STATE } else { HAS_TURN };
-                    (Kind::Ended, write_outcome(outcome))
+                    self.chunk.push(Kind::Ended, at_ms, turn, |out| write_outcome(out, outcome));
                 }
-            };
+            }
             if keeps_promise(&entry.what) && !self.promised.is_empty() && self.promised.remove(&entry.turn) {
                 self.begun.push(entry.turn.clone());
             }
-            self.chunk.push(kind, entry.at_ms, &entry.turn, &record);
         }
         let (first, last, at) = (super::signed(first.seq.0), super::signed(last.seq.0), last.at_ms);
         self.push(Head { session: batch.session.clone(), first, last, at, flags });

@@ -4,6 +4,14 @@
 //! holes, so only the first one's is kept, beside the row.
 
 use crate::model::TurnId;
+use smallvec::SmallVec;
+
+/// Room for the length of a record: seven bits a byte, 32 GiB.
+const LENGTH: usize = 5;
+/// A longer record stays behind all of that room; a shorter one is moved to where its length ends.
+const LONGEST_MOVED: usize = 4096;
+/// What is kept of the room for a row.
+const KEPT: usize = 256 << 10;
 
 /// What a piece is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +45,8 @@ pub(super) struct ChunkWriter {
 }
 
 impl ChunkWriter {
-    pub(super) fn push(&mut self, kind: Kind, at_ms: u64, turn: &TurnId, record: &[u8]) {
+    /// Adds a piece. `record` writes what is in it behind what is there.
+    pub(super) fn push(&mut self, kind: Kind, at_ms: u64, turn: &TurnId, record: impl FnOnce(&mut Vec<u8>)) {
         self.bytes.push(kind as u8);
         number(&mut self.bytes, at_ms);
         if self.turn.as_ref() == Some(turn) {
@@ -47,8 +56,28 @@ impl ChunkWriter {
             self.bytes.extend_from_slice(turn.as_str().as_bytes());
             self.turn = Some(turn.clone());
         }
-        number(&mut self.bytes, record.len() as u64);
-        self.bytes.extend_from_slice(record);
+        self.with_length(record);
+    }
+
+    /// Adds what `write` writes, with its length before it, which turns out when it is there.
+    fn with_length(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; LENGTH]);
+        write(&mut self.bytes);
+        let length = self.bytes.len() - at - LENGTH;
+        if length > LONGEST_MOVED {
+            for (n, byte) in self.bytes[at..at + LENGTH].iter_mut().enumerate() {
+                let is_last = n + 1 == LENGTH;
+                *byte = (length >> (7 * n)).to_le_bytes()[0] & 0x7f | if is_last { 0 } else { 0x80 };
+            }
+            return;
+        }
+        let mut short = SmallVec::<[u8; LENGTH]>::new();
+        number(&mut short, length as u64);
+        let start = at + short.len();
+        self.bytes[at..start].copy_from_slice(&short);
+        self.bytes.copy_within(at + LENGTH.., start);
+        self.bytes.truncate(start + length);
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -59,7 +88,7 @@ impl ChunkWriter {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         // One large row must not be paid for ever after.
-        self.bytes.shrink_to(64 << 10);
+        self.bytes.shrink_to(KEPT);
         self.turn = None;
     }
 }
@@ -103,12 +132,12 @@ impl<'a> Iterator for Chunk<'a> {
 }
 
 /// Seven bits a byte, the lowest first.
-fn number(bytes: &mut Vec<u8>, mut number: u64) {
+fn number(bytes: &mut impl Extend<u8>, mut number: u64) {
     while number >= 0x80 {
-        bytes.push(number.to_le_bytes()[0] | 0x80);
+        bytes.extend([number.to_le_bytes()[0] | 0x80]);
         number >>= 7;
     }
-    bytes.push(number.to_le_bytes()[0]);
+    bytes.extend([number.to_le_bytes()[0]]);
 }
 
 fn read_number(bytes: &mut &[u8]) -> Option<u64> {
@@ -141,15 +170,22 @@ mod tests {
     fn write(pieces: &[Sample]) -> ChunkWriter {
         let mut chunk = ChunkWriter::default();
         for (kind, at_ms, turn, record) in pieces {
-            chunk.push(Kind::ALL[*kind], *at_ms, &TurnId::from_drawn(turn.clone()), record);
+            chunk
+                .push(Kind::ALL[*kind], *at_ms, &TurnId::from_drawn(turn.clone()), |out| out.extend_from_slice(record));
         }
         chunk
+    }
+
+    /// Short ones, and such that are not moved.
+    fn records() -> impl Strategy<Value = Vec<u8>> {
+        let long = (LONGEST_MOVED - 1..LONGEST_MOVED + 3, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]);
+        prop_oneof![9 => any::<Vec<u8>>(), 1 => long]
     }
 
     proptest! {
         #[test]
         fn pieces_come_back_as_they_were(
-            pieces in prop::collection::vec((0..4_usize, any::<u64>(), "[a-c]{1,3}", any::<Vec<u8>>()), 0..9)
+            pieces in prop::collection::vec((0..4_usize, any::<u64>(), "[a-c]{1,3}", records()), 0..9)
         ) {
             let chunk = write(&pieces);
             let read: Vec<Sample> = Chunk::new(chunk.bytes())

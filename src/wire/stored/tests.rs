@@ -1,7 +1,9 @@
 use super::*;
 
 fn round(outcome: &Outcome) -> Outcome {
-    read_outcome(&write_outcome(outcome)).unwrap()
+    let mut record = Vec::new();
+    write_outcome(&mut record, outcome);
+    read_outcome(&record).unwrap()
 }
 
 fn end() -> CommandEnd {
