@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::net::unix::pipe;
 use tokio_util::task::TaskTracker;
 
-/// How much a pipe that we read may hold, where the system allows it: a program that says much is woken less often.
+/// How much a pipe may hold through which much goes, where the system allows it: both its ends are woken less often.
 const PIPE_SIZE: i32 = 256 * 1024;
 
 /// A program to be started.
@@ -293,11 +293,16 @@ impl Ends {
         let (stdout, their_stdout) = io::pipe()?;
         let (stderr, their_stderr) = io::pipe()?;
         let mut theirs = vec![their_stdout.into(), their_stderr.into()];
-        let stdout = wide(stdout)?;
-        // Not widened: what a user may have in pipes is limited, and beyond that limit every new pipe is tiny.
+        // What a user may have in pipes is limited, and beyond that limit every new pipe is tiny: those that carry a log only
+        // stay as they are.
+        if !channel {
+            widen(&stdout);
+        }
+        let stdout = pipe::Receiver::from_owned_fd(stdout.into())?;
         let stderr = pipe::Receiver::from_owned_fd(stderr.into())?;
         let sender = |theirs: &mut Vec<OwnedFd>| {
             let (reader, writer) = io::pipe()?;
+            widen(&reader);
             theirs.push(reader.into());
             pipe::Sender::from_owned_fd(writer.into())
         };
@@ -309,7 +314,8 @@ impl Ends {
             let to = sender(&mut theirs)?;
             let (from, writer) = io::pipe()?;
             theirs.push(writer.into());
-            Some((to, wide(from)?))
+            widen(&from);
+            Some((to, pipe::Receiver::from_owned_fd(from.into())?))
         } else {
             None
         };
@@ -317,10 +323,9 @@ impl Ends {
     }
 }
 
-fn wide(reader: PipeReader) -> io::Result<pipe::Receiver> {
+fn widen(pipe: &PipeReader) {
     // A wish: an unprivileged user's budget may be spent.
-    let _ = fcntl(reader.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
-    pipe::Receiver::from_owned_fd(reader.into())
+    let _ = fcntl(pipe.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
 }
 
 #[cfg(test)]
