@@ -2,7 +2,7 @@
 //!
 //! Owns the signals and the line that says where it listens.
 
-use super::{INTERRUPTED, OK, agent, sidecar};
+use super::{INTERRUPTED, OK, agent, memory, sidecar};
 use crate::api::{Listening, Server, SessionsOptions};
 use crate::config::{ConfigError, DataConfig, ServeConfig};
 use crate::process;
@@ -87,7 +87,8 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
     let ended = {
         let started = listening.start_handler();
         let done = listening.is_done();
-        tokio::pin!(started, orphaned, done);
+        let giving_back = memory::give_back_when_quiet();
+        tokio::pin!(started, orphaned, done, giving_back);
         let mut loading = true;
         loop {
             tokio::select! {
@@ -99,6 +100,7 @@ async fn until_signal(config: ServeConfig, own: Redactor) -> Result<u8, ConfigEr
                 () = &mut done => break Ok(Which::Terminate),
                 () = &mut orphaned => break Ok(Which::Terminate),
                 error = listening.ended() => break Err(error),
+                never = &mut giving_back => match never {},
             }
         }
     };

@@ -267,11 +267,11 @@ async fn an_ignored_tree_costs_nothing() {
         std::fs::create_dir_all(&folder).unwrap();
         (0..50).for_each(|m| std::fs::write(format!("{folder}/f{m}"), "x").unwrap());
     }
-    let before = proc::resident_kib(server.pid());
+    let before = proc::private_kib(server.pid());
     execute(&mut client, &format!("echo 1 > {dir}/a"), std::slice::from_ref(&dir), json!({})).await;
     let frames = with_uploads(&mut client, &place.files, "files").await;
     assert_eq!(announced(&frames), [format!("{dir}/a")]);
-    let grown = proc::resident_kib(server.pid()).saturating_sub(before);
+    let grown = proc::private_kib(server.pid()).saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB");
     let watches = watches(server.pid());
     assert!(watches <= 4, "{watches} watches");

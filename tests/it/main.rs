@@ -14,6 +14,7 @@ mod agents_cut;
 mod agents_scenarios;
 mod any_bytes;
 mod artifacts;
+mod at_rest;
 mod bridges;
 mod burst;
 mod cancels;

@@ -143,9 +143,9 @@ async fn noise_is_log_and_a_flood_without_a_line_end_costs_nothing() {
     let server = script.serve(&["--log-level", "warn"]);
     let mut client = server.connect("/").await;
     assert_eq!(ask(&mut client, "noise").await["data"]["text"], "quiet");
-    let before = proc::resident_kib(server.pid());
+    let before = proc::private_kib(server.pid());
     assert_eq!(ask(&mut client, "flood").await["data"]["text"], "flooded");
-    let grown = proc::resident_kib(server.pid()).saturating_sub(before);
+    let grown = proc::private_kib(server.pid()).saturating_sub(before);
     assert!(grown < 16 << 10, "200 MB without a line end took {grown} KiB");
     assert_works(&mut client).await;
 }

@@ -93,11 +93,11 @@ async fn a_long_past() {
     for _ in 0..5 {
         told(&server, "@stream 20 100000").await;
     }
-    let before = proc::resident_kib(server.pid());
+    let before = proc::private_kib(server.pid());
     for _ in 0..50 {
         join_all((0..4).map(|_| told(&server, "@stream 20 100000"))).await;
     }
-    let grown = proc::resident_kib(server.pid()).saturating_sub(before);
+    let grown = proc::private_kib(server.pid()).saturating_sub(before);
     println!("200 sessions of 2 MB: {grown} KiB");
     assert!(grown < 20 << 10, "{grown} KiB");
     assert_eq!(server.get("/sessions").await.json().as_array().unwrap().len(), 205);

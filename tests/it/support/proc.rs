@@ -61,7 +61,8 @@ pub fn marked(mark: &str) -> Vec<Process> {
     all().into_iter().filter(|process| process.pid != own && process.state != 'Z' && holds(process)).collect()
 }
 
-/// Resident memory of a process in KiB.
+/// Resident memory of a process in KiB. Not for what work costs: a server gives the pages of its program back when it is quiet,
+/// and has them again when it works.
 pub fn resident_kib(pid: u32) -> u64 {
     status(pid, "VmRSS:")
 }
@@ -71,7 +72,7 @@ pub fn peak_kib(pid: u32) -> u64 {
     status(pid, "VmHWM:")
 }
 
-/// Resident memory of a process that is no file's, in KiB.
+/// Resident memory of a process that is no file's, in KiB: what it has asked for.
 pub fn private_kib(pid: u32) -> u64 {
     status(pid, "RssAnon:")
 }
