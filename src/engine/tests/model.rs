@@ -38,6 +38,13 @@ impl Script {
     fn gate(&self, key: &str) -> Arc<Notify> {
         self.gates.lock().unwrap().entry(key.to_owned()).or_default().clone()
     }
+
+    /// Resolves when the turn of this key waits at its gate.
+    async fn holds(&self, key: &str) {
+        while !self.gates.lock().unwrap().contains_key(key) {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+    }
 }
 
 impl Handler for Script {
@@ -159,6 +166,10 @@ impl World {
         let prompt = format!("{key} {}{}", self.dice.below(6), if holds { " holds" } else { "" });
         let ticket = self.submit(session, &key, &prompt, 1).unwrap();
         assert!(!ticket.is_repeat);
+        if holds {
+            // One that has not begun leaves nothing in the store: after a kill, or once its session is forgotten, it is new.
+            self.wait(self.script.holds(&key));
+        }
         let known = &mut self.sessions[session];
         known.asked.push(Asked { key, prompt, stands: Stands::Runs, attempt: 1 });
         let at = known.asked.len() - 1;
