@@ -45,7 +45,9 @@ async fn play() -> Result<u8, ConfigError> {
         return Ok(DIFFERED);
     }
     println!("{}", stage.paint.green(&format!("all {} things were as the contracts say", stage.seen)));
-    println!("next: turnhost --agent echo --port 3000, or turnhost run --handler handlers/echo.py \"Hello\"");
+    // As it was called: built from source, it is on nobody's PATH.
+    let program = std::env::args().next().unwrap_or_else(|| "turnhost".to_owned());
+    println!("next: {program} --agent echo --port 3000, or {program} run --agent echo \"Hello\"");
     Ok(OK)
 }
 

@@ -141,6 +141,14 @@ fn the_demo_ends_well_and_shows_both_hosts() {
         assert!(shown.contains(part), "{shown}");
     }
     assert!(!shown.contains('\x1b'), "colour is for terminals");
+    // What it says comes next works where it was called, installed or not.
+    let last = shown.lines().last().unwrap();
+    let [serve, run] = last.strip_prefix("next: ").unwrap().split(", or ").collect::<Vec<_>>()[..] else {
+        panic!("{last}")
+    };
+    assert!(serve.ends_with(" --agent echo --port 3000"), "{last}");
+    let output = Command::new("sh").args(["-c", run]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "Hello\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The commands of the built-in agents, port, key and place of the program aside; one turn of each.
