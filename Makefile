@@ -52,6 +52,7 @@ lint: cargo node venv ## Format, clippy, syntax of the Python, JavaScript and ba
 	cargo fmt --check
 	@echo '== lint: cargo clippy'
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --locked --features otel -- -D warnings
 	@echo '== lint: syntax of Python, JavaScript and bash files'
 	PYTHONPYCACHEPREFIX=.cache/pycache .cache/venv/bin/python -m py_compile $(PYTHON_FILES)
 	for file in $(NODE_FILES); do node --check "$$file"; done
