@@ -18,6 +18,7 @@ PORT = int(sys.argv[2]) if FAULT == "other-port" else int(os.environ["PORT"])
 
 answers = {}  # by message id; a lock for each, so that a retry waits for the turn that runs
 locks = {}
+looking = {}  # by message id: how many requests have not looked yet whether their caller is still there
 guard = threading.Lock()
 count = 0
 running = 0
@@ -103,6 +104,7 @@ class Handler(BaseHTTPRequestHandler):
             message = locks.setdefault(body["message_id"], threading.Lock())
             busy = running > 0
             running += 1
+            looking[body["message_id"]] = looking.get(body["message_id"], 0) + 1
         try:
             if FAULT == "one-at-a-time" and busy:
                 return self.problem(503, "busy")
@@ -121,6 +123,11 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(0.1)
                 if select.select([self.connection], [], [], 0)[0] and not self.connection.recv(1, socket.MSG_PEEK):
                     os._exit(9)
+                with guard:
+                    looking[body["message_id"]] -= 1
+                # A retry is not answered before what was lost has been noticed.
+                while looking[body["message_id"]]:
+                    time.sleep(0.01)
             if FAULT == "runs-again":
                 return self.say(self.made(body, text, mine))
             if FAULT == "runs-twice":
