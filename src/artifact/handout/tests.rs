@@ -430,7 +430,7 @@ async fn a_request_that_changed_nothing_hardly_waits() {
         assert_eq!(stage.handout.settle().await, []);
         let (mut best, begun) = (Duration::MAX, Instant::now());
         // The best of many: what a busy machine adds is not what is looked for.
-        while best >= Duration::from_millis(50) && begun.elapsed() < Duration::from_secs(10) {
+        while best >= Duration::from_millis(50) && begun.elapsed() < Duration::from_secs(30) {
             let start = Instant::now();
             assert_eq!(stage.handout.settle().await, []);
             best = best.min(start.elapsed());
