@@ -24,8 +24,7 @@ const modulePath = process.argv[2];
 const READY = { type: 'ready', name: basename(modulePath), capabilities: ['concurrent', 'cancel', 'steer'] };
 const currentTurn = new AsyncLocalStorage(); // tells which turn a stray error belongs to
 const turns = new Map(); // id -> Turn, the running ones
-let agent = null; // what the module exports: an object with `run`
-let stopping = false;
+let [agent, stopping] = [null, false]; // the first: what the module exports, an object with `run`
 
 // --- Lines to the server ---
 //
@@ -95,9 +94,7 @@ for (const [name, method] of Object.entries(new Console({ stdout: stderr, stderr
 }
 
 // --- Errors: a thrown value becomes { message, metadata } of plain JSON ---
-const TEXT_MAX = 4000;
-const DEPTH_MAX = 4;
-const ITEMS_MAX = 20;
+const [TEXT_MAX, DEPTH_MAX, ITEMS_MAX] = [4000, 4, 20];
 const VALUES_MAX = 2000; // in one description: what 20 keys on 4 levels could add up to is far more
 const ERROR_KEYS = ['name', 'message', 'stack', 'cause'];
 const INTERNAL_FRAME = /^\s+at (?:.*\()?(?:async )?(?:node:|turnhost-bridge\.mjs:)/;
@@ -228,7 +225,7 @@ function expectObject(name, value) {
 
 // --- A turn ---
 class Turn {
-  controller = new AbortController();
+  #controller; // made when somebody asks for it: it costs as much as the rest of a turn's start
   ended = false;
   errors = []; // { message, metadata } of what was sent as error or thrown; the first decides the outcome
   inputs = []; // steering texts nobody listened to yet
@@ -246,6 +243,8 @@ class Turn {
     const line = wellFormed(JSON.stringify({ type, id: this.id, ...fields }));
     say(stateJson === undefined ? `${line}\n` : `${line.slice(0, -1)},"state":${stateJson}}\n`);
   }
+
+  get controller() { return (this.#controller ??= new AbortController()); }
 
   // Whether the turn still takes what `method` has to say.
   open(method) {
@@ -311,7 +310,7 @@ function makeInvocation(turn, line) {
     model: line.model ?? undefined,
     env: line.env ?? undefined,
     secrets: line.secrets ?? [],
-    signal: turn.controller.signal,
+    get signal() { return turn.controller.signal; },
     logger: { log: log('info'), warn: log('warn'), error: log('error'), debug: log('debug') },
     // From here on: ours, beyond the RuntimeUse shape.
     state: line.state ?? undefined,
@@ -454,18 +453,19 @@ function take(text) {
 
 function read() {
   const pieces = []; // of a line whose end has not come yet; joined once, so long lines cost no more than their length
-  const input = new net.Socket({ fd: FROM_SERVER, readable: true, writable: false });
-  input.on('data', (chunk) => {
+  const buffer = Buffer.allocUnsafeSlow(64 * 1024); // read into again and again: what is kept of it is copied
+  const callback = (count) => {
     let start = 0;
-    for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, start)) {
-      pieces.push(chunk.subarray(start, end));
-      start = end + 1;
-      take(Buffer.concat(pieces.splice(0)).toString()); // decoded whole: a character across two chunks stays one
+    for (let end; (end = buffer.subarray(0, count).indexOf(10, start)) !== -1; start = end + 1) {
+      const last = buffer.subarray(start, end);
+      // Decoded whole: a character across two reads stays one.
+      take((pieces.length === 0 ? last : Buffer.concat([...pieces.splice(0), last])).toString());
     }
-    if (start < chunk.length) pieces.push(chunk.subarray(start));
-  });
-  input.on('error', stop);
-  input.on('end', stop);
+    if (start < count) pieces.push(Buffer.from(buffer.subarray(start, count)));
+    return true;
+  };
+  const input = new net.Socket({ fd: FROM_SERVER, readable: true, writable: false, onread: { buffer, callback } });
+  input.on('error', stop).on('end', stop).resume();
 }
 
 // --- Ends ---

@@ -5,6 +5,7 @@
 
 use crate::support::programs::Program;
 use crate::support::{PATIENCE, Server, WsClient, eventually, proc, repository, server_command};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ in_both_languages!(
     late_calls_are_dropped,
     a_process_that_exits_costs_its_own_turn_only,
     what_is_printed_is_log,
+    prompts_of_any_length_arrive_whole,
     ten_thousand_messages_in_order,
     a_slow_turn_delays_nobody,
     a_cancel_is_heard,
@@ -220,6 +222,19 @@ async fn what_is_printed_is_log(module: &str) {
     for line in ["a line of ", "fake", "written to stderr"] {
         eventually(line, || server.log().contains(line).then_some(())).await;
     }
+}
+
+/// Also where they come in several reads that part a character, and several come in one.
+async fn prompts_of_any_length_arrive_whole(module: &str) {
+    let server = server(module, &[]);
+    let talk = async |n: usize| {
+        let mut client = server.connect("/").await;
+        for length in [0, 60, 16_000, 160_000] {
+            let text = format!("{}{}", "x".repeat(n), "é😀".repeat(length / 6));
+            assert_eq!(ask_one(&mut client, &format!("say {text}")).await, answer(&text), "{n} and {length}");
+        }
+    };
+    join_all((1..9).map(talk)).await;
 }
 
 async fn ten_thousand_messages_in_order(module: &str) {
