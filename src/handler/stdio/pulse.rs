@@ -10,6 +10,12 @@ use tokio::time::Instant;
 /// A process that takes longer to answer has a blocked thread: it gets no new turns until it answers.
 pub const PATIENCE: Duration = Duration::from_millis(250);
 
+/// A process that answered a ping this recently, and has ended a turn or answered within [`FRESH`], is not asked again: with
+/// many short turns at once, a ping for each would cost as much as the turn. A thread that blocks within that moment delays
+/// the turns that come within it, and no others.
+const TRUSTED: Duration = Duration::from_millis(10);
+const FRESH: Duration = Duration::from_millis(1);
+
 /// The pulse of one process.
 pub struct Pulse {
     air: Mutex<Air>,
@@ -22,6 +28,10 @@ struct Air {
     last: u64,
     /// When it was sent, if it was not answered yet.
     sent: Option<Instant>,
+    /// When one was last answered.
+    answered: Option<Instant>,
+    /// When it last answered, or ended a turn.
+    alive: Option<Instant>,
 }
 
 /// A ping in the air.
@@ -45,6 +55,18 @@ impl Pulse {
         self.air().sent.is_none()
     }
 
+    /// Whether it has just shown that it answers, so that there is no need to ask.
+    pub fn is_felt(&self) -> bool {
+        let air = self.air();
+        let within = |at: Option<Instant>, time| at.is_some_and(|at| at.elapsed() < time);
+        air.sent.is_none() && within(air.answered, TRUSTED) && within(air.alive, FRESH)
+    }
+
+    /// Notes that it has ended a turn.
+    pub fn beat(&self) {
+        self.air().alive = Some(Instant::now());
+    }
+
     /// The ping in the air, or a new one.
     pub fn ask(&self) -> Ping {
         let mut air = self.air();
@@ -61,6 +83,8 @@ impl Pulse {
         let mut air = self.air();
         if n == air.last {
             air.sent = None;
+            air.answered = Some(Instant::now());
+            air.alive = air.answered;
             self.answered.send_replace(n);
         }
     }
@@ -92,6 +116,27 @@ mod tests {
         });
         assert!(a && b && pulse.is_calm());
         assert_eq!((pulse.ask().n, pulse.ask().is_new), (2, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_has_just_answered_is_not_asked() {
+        let pulse = Pulse::new();
+        let wait = |time| tokio::time::advance(time);
+        pulse.beat();
+        assert!(!pulse.is_felt(), "it was never asked");
+        pulse.ask();
+        assert!(!pulse.is_felt());
+        pulse.answer(1);
+        assert!(pulse.is_felt());
+        wait(FRESH).await;
+        assert!(!pulse.is_felt(), "it may be blocked since");
+        pulse.beat();
+        assert!(pulse.is_felt());
+        for _ in 0..TRUSTED.as_millis() {
+            wait(FRESH).await;
+            pulse.beat();
+        }
+        assert!(!pulse.is_felt(), "ended turns alone are not enough");
     }
 
     #[tokio::test(start_paused = true)]

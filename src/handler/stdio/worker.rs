@@ -141,9 +141,10 @@ impl Worker {
         !self.retired.load(Ordering::Acquire) && self.is_alive()
     }
 
-    /// Whether it can take one more turn now. One that has turns, or was asked before and did not answer, is asked.
+    /// Whether it can take one more turn now. One that has turns, or was asked before and did not answer, is
+    /// asked, unless it has just answered.
     pub async fn answers(&self) -> bool {
-        if self.pulse.is_calm() && self.routes().turns.is_empty() {
+        if self.pulse.is_felt() || self.pulse.is_calm() && self.routes().turns.is_empty() {
             return true;
         }
         let ping = self.pulse.ask();
@@ -377,6 +378,7 @@ impl Worker {
                 }
             }
             Said::Ended { turn, end } => {
+                self.pulse.beat();
                 let route = self.routes().remove(&turn);
                 match route {
                     Some(route) => drop(route.end.send(end)),
