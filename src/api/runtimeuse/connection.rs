@@ -103,7 +103,7 @@ impl Reader<'_> {
         let context = Context { extras: extras.clone(), is_named: true };
         *self.in_flight.borrow_mut() = Some((turn.clone(), context.clone()));
         let running = Running { turn, follower, context, began: Instant::now(), before: None };
-        let _ = self.order(Order::Request(running, handout)).await;
+        let _ = self.order(Order::Request(Box::new(running), handout)).await;
     }
 
     async fn read(self, messages: &mut Messages) {
@@ -268,7 +268,7 @@ impl Reader<'_> {
                     self.cancel_if_nothing_is_watched();
                 }
                 let running = Running { turn: ticket.turn, follower, context, began, before: None };
-                self.order(Order::Request(running, handout)).await
+                self.order(Order::Request(Box::new(running), handout)).await
             }
             Err(fault) => self.order(Order::Frame(context.refused(&fault))).await,
         }

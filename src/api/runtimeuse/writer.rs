@@ -35,7 +35,8 @@ const DRAIN: Duration = Duration::from_secs(50);
 pub enum Order {
     Frame(String),
     Pong(Bytes),
-    Request(Running, Option<Arc<Handout>>),
+    /// In a box: the queue of orders has room for each from the start, on each connection.
+    Request(Box<Running>, Option<Arc<Handout>>),
     /// Announces the session's files from now on.
     Files(Arc<Handout>),
     EndSession,
@@ -61,7 +62,7 @@ pub struct Writer {
     socket: Session,
     in_flight: InFlight,
     is_named: bool,
-    current: Option<Running>,
+    current: Option<Box<Running>>,
     /// When the client asked for the end of the session.
     ending: Option<Instant>,
     /// When the request in flight has to end because of that.
@@ -169,12 +170,8 @@ impl Writer {
 
     /// A turn that is over, and whose entries are not in the log any more, tells its outcome at once.
     async fn tell_if_over(&mut self) -> Result<Next, Closed> {
-        let is_over = |running: &&Running| running.turn.ended().is_some() && running.follower.is_at_end();
-        if self.current.as_ref().is_some_and(|running| is_over(&running)) {
-            self.say(Vec::new()).await
-        } else {
-            Ok(Next::GoOn)
-        }
+        let is_over = |running: &Running| running.turn.ended().is_some() && running.follower.is_at_end();
+        if self.current.as_deref().is_some_and(is_over) { self.say(Vec::new()).await } else { Ok(Next::GoOn) }
     }
 
     /// Sends what the turn said; its end makes the connection ready for the next request.
@@ -281,7 +278,7 @@ impl Writer {
     }
 }
 
-async fn next_of(current: &mut Option<Running>) -> Vec<Followed> {
+async fn next_of(current: &mut Option<Box<Running>>) -> Vec<Followed> {
     match current {
         Some(running) => running.follower.next(BATCH_BYTES).await,
         None => std::future::pending().await,
