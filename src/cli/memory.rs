@@ -3,8 +3,8 @@
 //! Owns three settings of glibc, made once, before there are threads, and what a server gives back while it has nothing to
 //! do. Only the program does so: whoever embeds the library has an allocator of his own choice.
 
+use nix::time::{ClockId, clock_gettime};
 use rustix::mm::{Advice, madvise};
-use rustix::time::{ClockId, clock_gettime};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -52,10 +52,10 @@ pub async fn give_back_when_quiet() -> Infallible {
     }
 }
 
-/// What this process used of the processors.
+/// What this process used of the processors. By the C library: `rustix` looks for the kernel's own function itself, and takes
+/// the process down where that is not where it should be, as under valgrind.
 fn processor_time() -> Duration {
-    let used = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(used.tv_sec.unsigned_abs(), u32::try_from(used.tv_nsec).unwrap_or_default())
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Free blocks of the allocator, and the program's own pages: the kernel has them in the file, and gets those again that are
