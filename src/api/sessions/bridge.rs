@@ -168,7 +168,7 @@ impl Writer {
                     None => return Ok(()),
                 },
                 () = wait_for(&mut ends) => {}
-                () = next_ping(&mut pings) => self.socket.ping(b"").await?,
+                () = next_ping(&mut pings) => self.patience.sent(self.socket.ping(b"")).await.ok_or(Lost::Slow)??,
             }
         }
     }
@@ -209,16 +209,16 @@ impl Writer {
             error_detail: record.error_detail.clone().filter(|_| record.exit_code != Some(0)),
         });
         self.say(&exit).await?;
-        let _ = self.socket.clone().close(Some(CloseCode::Normal.into())).await;
+        let _ = self.patience.sent(self.socket.clone().close(Some(CloseCode::Normal.into()))).await;
         Ok(())
     }
 
     async fn aside(&mut self, aside: Answer) -> Result<(), Lost> {
         match aside {
             Aside::Answer(frame) => self.say(&frame).await,
-            Aside::Pong(bytes) => Ok(self.socket.pong(&bytes).await?),
+            Aside::Pong(bytes) => Ok(self.patience.sent(self.socket.pong(&bytes)).await.ok_or(Lost::Slow)??),
             Aside::Close(reason) => {
-                let _ = self.socket.clone().close(reason).await;
+                let _ = self.patience.sent(self.socket.clone().close(reason)).await;
                 Err(Lost::Socket)
             }
         }
@@ -226,9 +226,6 @@ impl Writer {
 
     async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), Lost> {
         let text = serde_json::to_string(frame).unwrap_or_default();
-        match self.patience.sent(send_text(&mut self.socket, text, FRAME)).await {
-            Some(sent) => Ok(sent?),
-            None => Err(Lost::Slow),
-        }
+        Ok(self.patience.sent(send_text(&mut self.socket, text, FRAME)).await.ok_or(Lost::Slow)??)
     }
 }

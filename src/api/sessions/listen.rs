@@ -91,7 +91,11 @@ pub async fn listen<T>(mut messages: Messages, asides: mpsc::Sender<Aside<T>>, a
                 let _ = asides.send(Aside::Close(reason)).await;
                 return;
             }
-            Heard::Gone | Heard::Silence => return,
+            Heard::Gone => return,
+            Heard::Silence => {
+                tracing::info!("a client gave no sign of life and was dropped");
+                return;
+            }
         };
         // A client that takes none of its answers is read no further, and found silent then.
         if let Some(aside) = aside

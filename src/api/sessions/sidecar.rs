@@ -187,33 +187,33 @@ async fn write(
                 }
             };
             for line in text.lines().skip(usize::from(std::mem::take(&mut is_cut))) {
-                if !said(&mut socket, line.to_owned(), patience).await {
+                if !sent(socket.text(line.to_owned()), patience).await {
                     return;
                 }
             }
             continue;
         }
         if end.is_final {
-            let _ = socket.close(Some(CloseCode::Normal.into())).await;
+            sent(socket.close(Some(CloseCode::Normal.into())), patience).await;
             return;
         }
         let goes_on = tokio::select! {
             biased;
             aside = asides.recv() => match aside {
                 // What is wrong is told to its sender alone.
-                Some(Aside::Answer(message)) => said(&mut socket, wrong(&message), patience).await,
-                Some(Aside::Pong(bytes)) => socket.pong(&bytes).await.is_ok(),
+                Some(Aside::Answer(message)) => sent(socket.text(wrong(&message)), patience).await,
+                Some(Aside::Pong(bytes)) => sent(socket.pong(&bytes), patience).await,
                 Some(Aside::Close(reason)) => {
-                    let _ = socket.close(reason).await;
+                    sent(socket.close(reason), patience).await;
                     return;
                 }
                 None => {
-                    let _ = socket.close(None).await;
+                    sent(socket.close(None), patience).await;
                     return;
                 }
             },
             () = wait_for(&mut ends) => true,
-            () = next_ping(&mut pings) => socket.ping(b"").await.is_ok(),
+            () = next_ping(&mut pings) => sent(socket.ping(b""), patience).await,
         };
         if !goes_on {
             return;
@@ -233,9 +233,9 @@ fn wrong(message: &str) -> String {
     format!(r#"{{"type":"error","data":{{"message":{},"code":400}},"offset":0,"timestamp":0}}"#, json::string(message))
 }
 
-/// Whether the client takes it.
-async fn said(socket: &mut Socket, frame: String, patience: Patience) -> bool {
-    let sent: Option<Result<(), Closed>> = patience.sent(socket.text(frame)).await;
+/// Whether the client takes what is being sent. Nothing is sent in another way: with all its room full, a pong waits as well.
+async fn sent(sending: impl Future<Output = Result<(), Closed>>, patience: Patience) -> bool {
+    let sent = patience.sent(sending).await;
     if sent.is_none() {
         tracing::info!("a client took nothing and was dropped");
     }
