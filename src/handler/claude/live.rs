@@ -146,6 +146,11 @@ impl Live {
         self.child.end()
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.child.has_ended()
+    }
+
     /// Whether it has ended though nobody has told it to.
     pub fn has_left(&self) -> bool {
         self.child.has_ended() && !self.is_hung_up()

@@ -42,8 +42,8 @@ struct Waiting {
     is_swept: bool,
 }
 
-/// How long a process whose place another took may take to end, and its session to ask how it did.
-const LEAVING: Duration = Duration::from_secs(2);
+/// How long a process whose place another took may take to end.
+const LEAVING: Duration = Duration::from_secs(10);
 
 struct Parked {
     live: Live,
@@ -178,6 +178,12 @@ impl Pool {
             let (old, next) = {
                 let mut waiting = self.waiting();
                 let now = Instant::now();
+                // One that has ended takes nothing, and its session may still come to ask how it did: on a busy machine
+                // that can be much later.
+                let ended = |parked: &&mut Parked| parked.until <= now && parked.live.has_ended();
+                for parked in waiting.sessions.values_mut().filter(ended) {
+                    parked.until = parked.since + self.options.keep;
+                }
                 let old: Vec<_> = waiting.sessions.extract_if(|_, parked| parked.until <= now).collect();
                 let next = waiting.sessions.values().map(|parked| parked.until).min();
                 waiting.is_swept = next.is_some();
