@@ -24,7 +24,8 @@ const modulePath = process.argv[2];
 const READY = { type: 'ready', name: basename(modulePath), capabilities: ['concurrent', 'cancel', 'steer'] };
 const currentTurn = new AsyncLocalStorage(); // tells which turn a stray error belongs to
 const turns = new Map(); // id -> Turn, the running ones
-let [agent, stopping] = [null, false]; // the first: what the module exports, an object with `run`
+let agent = null; // what the module exports: an object with `run`
+let stopping = false;
 
 // --- Lines to the server ---
 //
@@ -225,7 +226,7 @@ function expectObject(name, value) {
 
 // --- A turn ---
 class Turn {
-  #controller; // made when somebody asks for it: it costs as much as the rest of a turn's start
+  #controller; // made when somebody asks for it: most handlers never do
   ended = false;
   errors = []; // { message, metadata } of what was sent as error or thrown; the first decides the outcome
   inputs = []; // steering texts nobody listened to yet
@@ -455,14 +456,13 @@ function read() {
   const pieces = []; // of a line whose end has not come yet; joined once, so long lines cost no more than their length
   const buffer = Buffer.allocUnsafeSlow(64 * 1024); // read into again and again: what is kept of it is copied
   const callback = (count) => {
+    const chunk = buffer.subarray(0, count);
     let start = 0;
-    for (let end; (end = buffer.subarray(0, count).indexOf(10, start)) !== -1; start = end + 1) {
-      const last = buffer.subarray(start, end);
-      // Decoded whole: a character across two reads stays one.
-      take((pieces.length === 0 ? last : Buffer.concat([...pieces.splice(0), last])).toString());
+    for (let end; (end = chunk.indexOf(10, start)) !== -1; start = end + 1) {
+      pieces.push(chunk.subarray(start, end));
+      take((pieces.length === 1 ? pieces.pop() : Buffer.concat(pieces.splice(0))).toString()); // decoded whole: no character is cut
     }
-    if (start < count) pieces.push(Buffer.from(buffer.subarray(start, count)));
-    return true;
+    if (start < count) pieces.push(Buffer.from(chunk.subarray(start)));
   };
   const input = new net.Socket({ fd: FROM_SERVER, readable: true, writable: false, onread: { buffer, callback } });
   input.on('error', stop).on('end', stop).resume();

@@ -4,7 +4,7 @@
 //! else's business. Two tasks on the connection's worker: one reads what the client says, one writes.
 
 use super::heard::{self, Heard};
-use super::listen::{ASIDES, Aside, LAST_WORDS, Patience, listen, next_ping, upgrade as upgrade_within};
+use super::listen::{ASIDES, Aside, LAST_WORDS, Lost, Patience, listen, next_ping, upgrade as upgrade_within};
 use super::session::{Deaf, Input, Session};
 use super::{PIECE, parameter, unknown};
 use crate::api::Runtime;
@@ -13,7 +13,7 @@ use crate::api::websocket::{Messages, Upgraded, send_text};
 use crate::store::LogEnd;
 use crate::wire::sessions::ServerFrame;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_ws::{CloseCode, Closed, Session as Socket};
+use actix_ws::{CloseCode, Session as Socket};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::sync::Arc;
@@ -107,19 +107,6 @@ struct Standing {
     unanswered: Option<usize>,
 }
 
-/// The connection is of no more use.
-enum Lost {
-    Socket,
-    /// The client took nothing for too long.
-    Slow,
-}
-
-impl From<Closed> for Lost {
-    fn from(_: Closed) -> Self {
-        Self::Socket
-    }
-}
-
 impl Writer {
     async fn write(mut self, since: Option<u64>, standing: Standing, asides: mpsc::Receiver<Answer>) {
         if let Err(Lost::Slow) = self.stream(since, standing, asides).await {
@@ -168,7 +155,7 @@ impl Writer {
                     None => return Ok(()),
                 },
                 () = wait_for(&mut ends) => {}
-                () = next_ping(&mut pings) => self.patience.sent(self.socket.ping(b"")).await.ok_or(Lost::Slow)??,
+                () = next_ping(&mut pings) => self.patience.sent(self.socket.ping(b"")).await?,
             }
         }
     }
@@ -216,7 +203,7 @@ impl Writer {
     async fn aside(&mut self, aside: Answer) -> Result<(), Lost> {
         match aside {
             Aside::Answer(frame) => self.say(&frame).await,
-            Aside::Pong(bytes) => Ok(self.patience.sent(self.socket.pong(&bytes)).await.ok_or(Lost::Slow)??),
+            Aside::Pong(bytes) => self.patience.sent(self.socket.pong(&bytes)).await,
             Aside::Close(reason) => {
                 let _ = self.patience.sent(self.socket.clone().close(reason)).await;
                 Err(Lost::Socket)
@@ -226,6 +213,6 @@ impl Writer {
 
     async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), Lost> {
         let text = serde_json::to_string(frame).unwrap_or_default();
-        Ok(self.patience.sent(send_text(&mut self.socket, text, FRAME)).await.ok_or(Lost::Slow)??)
+        self.patience.sent(send_text(&mut self.socket, text, FRAME)).await
     }
 }

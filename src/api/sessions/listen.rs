@@ -5,7 +5,7 @@
 use crate::api::websocket::{self, Heard, Messages, Upgraded};
 use crate::api::{ApiLimits, Protocol, Runtime};
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_ws::{AggregatedMessage, CloseReason};
+use actix_ws::{AggregatedMessage, CloseReason, Closed};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -33,6 +33,14 @@ pub struct Patience {
     untaken: Option<Duration>,
 }
 
+/// The connection is of no more use.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lost {
+    Socket,
+    /// The client took nothing for too long.
+    Slow,
+}
+
 impl Patience {
     pub fn of(limits: &ApiLimits) -> Self {
         Self { ping: limits.ping, untaken: limits.dead_after }
@@ -46,12 +54,14 @@ impl Patience {
         Some(pings)
     }
 
-    /// What comes of sending something; `None` when the client takes nothing for too long.
-    pub async fn sent<T>(self, sending: impl Future<Output = T>) -> Option<T> {
-        match self.untaken {
-            Some(untaken) => tokio::time::timeout(untaken, sending).await.ok(),
-            None => Some(sending.await),
-        }
+    /// Waits until the client takes what is being sent, and not for too long. Everything is sent in this way: with all its room
+    /// full, a pong waits as a text does.
+    pub async fn sent(self, sending: impl Future<Output = Result<(), Closed>>) -> Result<(), Lost> {
+        let sent = match self.untaken {
+            Some(untaken) => tokio::time::timeout(untaken, sending).await.map_err(|_| Lost::Slow)?,
+            None => sending.await,
+        };
+        sent.map_err(|Closed| Lost::Socket)
     }
 }
 
@@ -122,9 +132,10 @@ mod tests {
             assert_eq!(began.elapsed(), Duration::from_secs(30 * n));
         }
         let began = Instant::now();
-        assert_eq!(patience.sent(pending::<()>()).await, None);
+        assert_eq!(patience.sent(pending()).await, Err(Lost::Slow));
         assert_eq!(began.elapsed(), Duration::from_mins(1));
-        assert_eq!(patience.sent(std::future::ready(7)).await, Some(7));
+        assert_eq!(patience.sent(std::future::ready(Ok(()))).await, Ok(()));
+        assert_eq!(patience.sent(std::future::ready(Err(Closed))).await, Err(Lost::Socket));
         let off = Patience::of(&ApiLimits { ping: None, dead_after: None, ..limits });
         assert!(off.pings().is_none());
     }

@@ -4,7 +4,7 @@
 
 use super::bridge::wait_for;
 use super::heard;
-use super::listen::{ASIDES, Aside, LAST_WORDS, Patience, listen, next_ping, upgrade as upgrade_within};
+use super::listen::{ASIDES, Aside, LAST_WORDS, Lost, Patience, listen, next_ping, upgrade as upgrade_within};
 use super::session::{Input, Session};
 use super::{Sessions, begin, open, parameter};
 use crate::api::Runtime;
@@ -233,11 +233,11 @@ fn wrong(message: &str) -> String {
     format!(r#"{{"type":"error","data":{{"message":{},"code":400}},"offset":0,"timestamp":0}}"#, json::string(message))
 }
 
-/// Whether the client takes what is being sent. Nothing is sent in another way: with all its room full, a pong waits as well.
+/// Whether the client takes what is being sent.
 async fn sent(sending: impl Future<Output = Result<(), Closed>>, patience: Patience) -> bool {
     let sent = patience.sent(sending).await;
-    if sent.is_none() {
+    if sent == Err(Lost::Slow) {
         tracing::info!("a client took nothing and was dropped");
     }
-    matches!(sent, Some(Ok(())))
+    sent.is_ok()
 }

@@ -153,7 +153,7 @@ impl Live {
 
     /// Whether it has ended though nobody has told it to.
     pub fn has_left(&self) -> bool {
-        self.child.has_ended() && !self.is_hung_up()
+        self.has_ended() && !self.is_hung_up()
     }
 
     /// Tells it that nothing more comes.
