@@ -60,7 +60,8 @@ async fn three_readers() {
     paused.until("exit").await;
     let whole = log(&server, &id).await;
     assert!(live.text() == whole && paused.text() == whole);
-    assert!(whole.as_bytes().starts_with(&bytes) && whole.len() - bytes.len() < 1000, "{rounds} rounds");
+    // How many heartbeats came behind the turn that fails is the clock's business.
+    assert!(whole.as_bytes().starts_with(&bytes) && has_failed(&bytes), "{rounds} rounds");
     assert!(rounds > 20, "{rounds} rounds");
 }
 

@@ -29,7 +29,8 @@ async fn a_reader_that_stops_for_long() {
     let said = of(&parsed(slow.text(), 0), "agent_message").len();
     assert_eq!(said, 20_002, "and two answers");
     let from_start = server.get(&format!("/sessions/{id}/logs?cursor=0")).await;
-    assert!(whole.starts_with(&from_start.body) && from_start.body.len() >= slow.bytes.len());
+    // Heartbeats may have been added since.
+    assert!(from_start.body.starts_with(&whole));
 }
 
 /// A download that takes 40 s is whole.
