@@ -3,7 +3,7 @@
 //! Owns what happens between `bind` and exit. `Server::builder` is the way in for people who embed turnhost.
 
 use super::dari::{Dari, DariOptions};
-use super::sessions::{Sessions, SessionsOptions};
+use super::sessions::{self, Sessions, SessionsOptions};
 use super::{Access, ApiLimits, Protocol, Runtime, hangup, routes, unread, v1};
 use crate::engine::{Engine, EngineOptions};
 use crate::handler::{DynHandler, Handler};
@@ -152,6 +152,7 @@ impl Server {
             stopping: stopping.clone(),
         });
         drop(engine.spawn(v1::resume(runtime.clone())));
+        drop(engine.spawn(sessions::watch_ages(runtime.clone())));
         let shared = runtime.clone();
         let mut server = HttpServer::new(move || {
             let runtime = runtime.clone();

@@ -255,7 +255,7 @@ impl Book {
     }
 
     /// Forgets sessions that have ended, with their logs, as far as the limits say so: the oldest first.
-    fn prune(&self) {
+    pub fn prune(&self) {
         loop {
             let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(uuid) = self.kept().next_beyond(self.limits, times::now()) else { break };

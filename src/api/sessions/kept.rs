@@ -1,10 +1,15 @@
 //! Which ended sessions have a log, and which of them is forgotten first.
 //!
-//! Owns that order and what the logs take together. What is removed with a session is `book`'s.
+//! Owns that order, what the logs take together, and when somebody looks. What is removed with a session is `book`'s.
 
+use crate::api::Runtime;
+use actix_web::web;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use uuid::Uuid;
+
+/// Between two looks at what has become too old: as often as the limit, within these.
+const LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// How much of the past is kept.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,6 +64,17 @@ impl Kept {
         }
         self.remove(&uuid);
         Some(uuid)
+    }
+}
+
+/// Has what becomes too old forgotten, on a server that has nothing else to do as well. Goes on until the server stops.
+pub async fn watch_ages(runtime: web::Data<Runtime>) {
+    let Some(age) = runtime.sessions.options.log_max_age else { return };
+    let draining = runtime.engine.draining();
+    let period = age.clamp(LOOKS.0, LOOKS.1);
+    while draining.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+        let runtime = runtime.clone();
+        let _ = web::block(move || runtime.sessions.book.prune()).await;
     }
 }
 

@@ -33,6 +33,7 @@ use book::{Book, NotAdded};
 use bytes::Bytes;
 use conduct::conduct;
 use futures_util::FutureExt;
+pub use kept::watch_ages;
 use request::Refusal;
 use serde_json::{Value, json};
 use session::Session;

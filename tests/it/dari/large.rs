@@ -6,8 +6,11 @@ use crate::support::proc;
 use crate::support::stub::script;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 const MAX_BODY: usize = 64 << 20;
+/// What such a body may take on a busy machine, with neither side's code optimised.
+const LONG: Duration = Duration::from_mins(2);
 
 fn sha256(text: &str) -> String {
     Sha256::digest(text).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
@@ -58,7 +61,7 @@ async fn post_chunked(dari: &Dari, body: &[u8], size: usize) -> crate::support::
         connection.send(&framed).await;
     }
     connection.send(b"0\r\n\r\n").await;
-    connection.answer("POST").await
+    connection.answer_within("POST", LONG).await
 }
 
 pub async fn too_large(mode: Mode) {
@@ -74,7 +77,7 @@ pub async fn too_large(mode: Mode) {
     let refusal = json!({"detail": "request body is too large"});
     let mut connection = dari.connect().await;
     connection.send(&http::request("POST", ADVANCE, &[], &much)).await;
-    let declared = connection.answer("POST").await;
+    let declared = connection.answer_within("POST", LONG).await;
     holds_the_contract(&declared);
     assert_eq!((declared.status, declared.json()), (413, refusal.clone()), "declared");
     dari.is_healthy().await;
@@ -89,7 +92,7 @@ pub async fn too_large(mode: Mode) {
     connection.send(&http::head("POST", ADVANCE, &[("Content-Length", &length), ("Expect", "100-continue")])).await;
     assert!(connection.read_some().await > 0);
     let _ = connection.try_send(&much).await;
-    let expecting = connection.answer("POST").await;
+    let expecting = connection.answer_within("POST", LONG).await;
     assert_eq!((expecting.status, expecting.json()), (413, refusal), "after 100 Continue");
     assert_eq!(dari.calls(), 2);
     dari.turn(&json!({"input": "small again"})).await;

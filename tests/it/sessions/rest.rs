@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn a_session_from_beginning_to_end() {
@@ -271,11 +272,11 @@ async fn a_stop() {
     server.busy().await;
     let mut reader = super::Reader::open(&server, &running, "").await;
     reader.until("connected").await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     server.signal(Signal::SIGTERM);
     assert_eq!(reader.until("exit").await["exit_code"], -1);
     assert!(server.exited().await.success());
-    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     for id in [running, idle] {
         let text = std::fs::read_to_string(folder.path().join(format!("logs/{id}.ndjson"))).unwrap();
         let all = parsed(&text, 0);
@@ -294,10 +295,10 @@ async fn pruning() {
     for _ in 0..4 {
         past.push(told(&server, "@delta 100 20").await);
     }
-    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    let deadline = Instant::now() + crate::support::PATIENCE;
     while server.get(&format!("/sessions/{}", past[1])).await.status != 404 {
-        assert!(std::time::Instant::now() < deadline, "nothing was forgotten");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(Instant::now() < deadline, "nothing was forgotten");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(server.get(&format!("/sessions/{}/log", past[0])).await.status, 404);
     assert_eq!(server.get(&format!("/sessions/{}", past[3])).await.status, 200);
@@ -312,4 +313,19 @@ async fn pruning() {
     let server = Server::start(&["--agent", "echo", "--data-dir", data, "--log-max-age", "1ms"]);
     assert_eq!(server.get("/sessions").await.body, "[]");
     assert!(!folder.path().join(format!("logs/{old}.ndjson")).exists());
+}
+
+/// What becomes too old is forgotten though nothing else happens; what lives is not.
+#[tokio::test]
+async fn what_becomes_too_old() {
+    let server = Server::start(&["--agent", "echo", "--log-max-age", "2s"]);
+    let live = create(&server, &json!({"agent": "echo", "interactive": true})).await;
+    let (began, past) = (Instant::now(), told(&server, "x").await);
+    while server.get(&format!("/sessions/{past}")).await.status == 200 {
+        assert!(began.elapsed() < crate::support::PATIENCE, "it was not forgotten");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(server.get(&format!("/sessions/{past}/log")).await.status, 404);
+    assert_eq!(server.get(&format!("/sessions/{live}")).await.json()["state"], "running");
 }
