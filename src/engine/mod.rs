@@ -14,6 +14,7 @@ mod log;
 mod messages;
 mod promise;
 mod registry;
+mod remembered;
 mod run;
 mod session;
 mod signs;
@@ -254,6 +255,10 @@ impl Engine {
     /// The request, when its session's past has to be read first.
     pub fn submit_to_loaded(&self, request: Box<TurnRequest>) -> Result<Result<Ticket, Fault>, Box<TurnRequest>> {
         let Some(session) = self.0.registry.get(&request.session) else { return Err(request) };
+        if session.has_let_go_of(&request.repeat) {
+            self.0.registry.went_quiet(&session);
+            return Err(request);
+        }
         Ok(self.admit_to(session, Arc::new(*request), false).map(|(ticket, _)| ticket))
     }
 
@@ -262,7 +267,9 @@ impl Engine {
             self.takes_turns().inspect_err(refused)?;
         }
         let request = Arc::new(request);
-        let session = self.0.registry.session(&request.session, request.lifetime).await;
+        let registry = &self.0.registry;
+        let session = registry.session(&request.session, request.lifetime).await;
+        let session = registry.recalled(session, |session| session.has_let_go_of(&request.repeat)).await;
         self.admit_to(session, request, follow)
     }
 

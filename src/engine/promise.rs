@@ -83,6 +83,7 @@ impl Engine {
             None
         })?;
         let session = self.0.registry.known(&session).await?;
+        let session = self.0.registry.recalled(session, |session| session.has_let_go_of_turn(id)).await;
         let found = session.turn(id).map(Found::Turn);
         let found = found.or_else(|| session.was_cut(id).map(|attempt| Found::Cut(session.id.clone(), attempt)));
         self.0.registry.went_quiet(&session);

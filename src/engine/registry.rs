@@ -117,6 +117,24 @@ impl Registry {
         }
     }
 
+    /// The session, with the answers that only the store had if it is one that is `wanted` for them.
+    pub(super) async fn recalled(&self, session: Arc<Session>, wanted: impl Fn(&Session) -> bool) -> Arc<Session> {
+        if !wanted(&session) {
+            return session;
+        }
+        // Whoever asks may be gone before the store has answered, so it is as quiet as it was until then, and may be forgotten.
+        self.went_quiet(&session);
+        let stored = self.store.session(&session.id).await;
+        let session = self.session(&session.id, session.lifetime).await;
+        match stored {
+            Ok(stored) => session.recall(stored.unwrap_or_default().settled),
+            Err(error) => {
+                tracing::error!(session = %session.id, %error, "earlier answers could not be read: a repeat is a new turn");
+            }
+        }
+        session
+    }
+
     /// Notes that a session has nothing to do, and forgets the longest quiet ones beyond the bound.
     pub(super) fn went_quiet(&self, session: &Arc<Session>) {
         let mut loaded = self.loaded();

@@ -1,27 +1,21 @@
-//! One session in memory: its state, its queue, the turns it has settled.
+//! One session in memory: its state, its queue, the turns that run or wait.
 //!
-//! Owns the rules of order: one turn at a time, the others wait in order within a bound, a repeat is no new turn.
+//! Owns the rules of order: one turn at a time, the others wait in order within a bound, a repeat is no new turn. The settled
+//! turns are in `remembered`.
 
 use super::log::{Logs, SessionLog};
+use super::remembered::{self, Remembered};
 use super::turn::TurnRecord;
 use crate::artifact::handout::Handout;
 use crate::model::{
     Conflict, Ending, Fault, FaultCode, Fingerprint, Lifetime, OnDrain, Outcome, RawJson, Repeat, Seq, SessionId,
     StateChange, StateIn, TurnId, TurnRequest,
 };
-use crate::store::{Interrupted, NewestTurn, Store, StoredSession};
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use crate::store::{Interrupted, NewestTurn, Store, StoredSession, StoredTurn};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// Settled turns a session remembers; `dari-runtime-v1` 4.1 asks for 100.
-const REMEMBERED: usize = 100;
-/// Answers it remembers, in bytes; the newest is remembered whatever its size.
-const REMEMBERED_BYTES: usize = 64 << 20;
-/// What a settled turn takes besides its answer: its ids, its key, and what tells its end.
-const TURN_BYTES: usize = 600;
 /// How long an undelivered answer waits for a retry that has no id; `dari-runtime-v1` 4.2.
 const UNDELIVERED_FOR: Duration = Duration::from_hours(24);
 
@@ -50,11 +44,7 @@ struct Inner {
     cut: Option<Cut>,
     /// Turns that were cut without an outcome: a retry is their next attempt.
     interrupted: Vec<Interrupted>,
-    settled: VecDeque<Arc<TurnRecord>>,
-    settled_bytes: usize,
-    /// How many settled turns have a key of this hash: most requests are new, and need not look at a hundred others.
-    settled_keys: HashMap<u64, u32>,
-    hasher: RandomState,
+    settled: Remembered,
 }
 
 /// An admitted turn that waits for its session.
@@ -106,21 +96,8 @@ impl Session {
             begun: 0,
             cut: None,
             interrupted: stored.interrupted,
-            settled: VecDeque::new(),
-            settled_bytes: 0,
-            settled_keys: HashMap::new(),
-            hasher: RandomState::new(),
+            settled: Remembered::of(stored.settled, &id, store.as_ref()),
         };
-        let newest = stored.settled.len();
-        for (at, turn) in stored.settled.into_iter().enumerate() {
-            let record = TurnRecord::new(turn.id, id.clone(), turn.repeat, turn.is_delivered, store.clone());
-            record.settle(turn.outcome.clone());
-            if at + 1 < newest {
-                // Another turn has begun since.
-                let _ = record.begun_at_end.set(u64::MAX);
-            }
-            inner.remember(record, &turn.outcome);
-        }
         if let Some(newest) = stored.newest {
             inner.ran_last(newest, &id);
         }
@@ -144,6 +121,21 @@ impl Session {
         let new =
             || Handout::new(http, engine.options.work.handout.clone(), engine.runtime.clone(), engine.tasks.clone());
         Ok(self.handout.get_or_init(new).clone())
+    }
+
+    /// Whether a request may repeat a turn whose answer only the store has.
+    pub(super) fn has_let_go_of(&self, repeat: &Repeat) -> bool {
+        self.inner().settled.has_let_go_of(repeat)
+    }
+
+    /// Whether this may be such a turn.
+    pub(super) fn has_let_go_of_turn(&self, id: &TurnId) -> bool {
+        self.inner().settled.has_let_go_of_turn(id)
+    }
+
+    /// Takes back the answers that only the store had, oldest first.
+    pub(super) fn recall(&self, stored: Vec<StoredTurn>) {
+        self.inner().settled.recall(stored, &self.id, self.store.as_ref());
     }
 
     /// Takes a request in, or finds the turn that it repeats.
@@ -214,10 +206,13 @@ impl Session {
         if !outcome.is_recorded() && record.repeat != Repeat::Never {
             let attempt = record.attempt.get().copied().unwrap_or(1);
             inner.interrupted.insert(0, Interrupted { id: record.id.clone(), repeat: record.repeat.clone(), attempt });
-            inner.interrupted.truncate(REMEMBERED);
+            inner.interrupted.truncate(remembered::TURNS);
         }
         if outcome.is_recorded() && self.lifetime == Lifetime::Named && record.repeat != Repeat::Never {
-            inner.remember(record.clone(), outcome);
+            inner.settled.add(record.clone(), outcome);
+            if !self.log.outran_store() {
+                inner.settled.let_go_of_old(self.store.as_ref());
+            }
         }
     }
 
@@ -248,7 +243,7 @@ impl Session {
     /// A turn that runs, waits, or has ended and is remembered.
     pub(super) fn turn(&self, id: &TurnId) -> Option<Arc<TurnRecord>> {
         let inner = self.inner();
-        inner.live_records().chain(inner.settled.iter().rev()).find(|record| record.id == *id).cloned()
+        inner.live_records().find(|record| record.id == *id).or_else(|| inner.settled.find(id)).cloned()
     }
 
     /// At which attempt this turn was cut, if it was.
@@ -259,8 +254,7 @@ impl Session {
     /// About how many bytes of memory it takes.
     pub(super) fn weight(&self) -> usize {
         let log = self.log.weight();
-        let inner = self.inner();
-        log + inner.settled_bytes + inner.settled.len() * TURN_BYTES
+        log + self.inner().settled.weight()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -277,7 +271,7 @@ impl Inner {
     /// The turn that an earlier process began last: readers who lost their connection come back for it, and if it was cut,
     /// the next one is told.
     fn ran_last(&mut self, newest: NewestTurn, session: &SessionId) {
-        let known = self.settled.back().filter(|record| record.id == newest.id).cloned();
+        let known = self.settled.newest().filter(|record| record.id == newest.id).cloned();
         let record = known.unwrap_or_else(|| {
             let record = TurnRecord::new(newest.id.clone(), session.clone(), newest.repeat.clone(), false, None);
             let interrupted = || Arc::new(Outcome::new(Ending::Interrupted));
@@ -300,7 +294,7 @@ impl Inner {
             Repeat::Never => Ok(None),
             Repeat::ById { id, body, conflict } => {
                 let mut other_body = false;
-                for record in self.live_records().chain(self.settled_with(repeat)) {
+                for record in self.live_records().chain(self.settled.with_key(repeat)) {
                     match record.names(id) {
                         Some(same) if same == *body => return Ok(Some(record.clone())),
                         Some(_) => other_body = true,
@@ -324,7 +318,7 @@ impl Inner {
                 let same = |record: &&Arc<TurnRecord>| record.repeat == Repeat::ByBody { body: *body };
                 // A turn stays the running one for a moment after its end; by then its answer may be delivered.
                 let live = self.live_records().filter(|record| record.ended().is_none()).find(same);
-                Ok(live.or_else(|| self.settled_with(repeat).find(same).filter(|r| self.awaits_retry(r))).cloned())
+                Ok(live.or_else(|| self.settled.with_key(repeat).find(same).filter(|r| self.awaits_retry(r))).cloned())
             }
         }
     }
@@ -344,39 +338,6 @@ impl Inner {
         !record.is_delivered()
             && record.begun_at_end.get().is_none_or(|begun| *begun == self.begun)
             && record.ended_at.get().is_none_or(|at| at.elapsed() < UNDELIVERED_FOR)
-    }
-
-    fn key(&self, repeat: &Repeat) -> u64 {
-        match repeat {
-            Repeat::Never => 0,
-            Repeat::ById { id, .. } => self.hasher.hash_one(id),
-            Repeat::ByBody { body } => self.hasher.hash_one(body),
-        }
-    }
-
-    /// Settled turns that may have the same key, newest first.
-    fn settled_with(&self, repeat: &Repeat) -> impl Iterator<Item = &Arc<TurnRecord>> {
-        let known = self.settled_keys.contains_key(&self.key(repeat));
-        self.settled.iter().rev().take(if known { usize::MAX } else { 0 })
-    }
-
-    fn remember(&mut self, record: Arc<TurnRecord>, outcome: &Outcome) {
-        let key = self.key(&record.repeat);
-        *self.settled_keys.entry(key).or_default() += 1;
-        self.settled_bytes += outcome.weight();
-        self.settled.push_back(record);
-        while self.settled.len() > REMEMBERED || (self.settled_bytes > REMEMBERED_BYTES && self.settled.len() > 1) {
-            if let Some(old) = self.settled.pop_front() {
-                self.settled_bytes -= old.ended().map_or(0, |outcome| outcome.weight());
-                let key = self.key(&old.repeat);
-                if let Entry::Occupied(mut count) = self.settled_keys.entry(key) {
-                    *count.get_mut() -= 1;
-                    if *count.get() == 0 {
-                        count.remove();
-                    }
-                }
-            }
-        }
     }
 }
 

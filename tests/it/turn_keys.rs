@@ -121,6 +121,37 @@ async fn keyed(server: &Server, key: &str, body: &Value, wait: &str) -> HttpAnsw
     read(request.body(body.to_string())).await
 }
 
+/// Long answers are not all in memory: they are read again when somebody asks again.
+#[tokio::test]
+async fn long_answers_are_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = echo(&["--data-dir", folder.path().to_str().unwrap()]);
+    let body = |n: usize| json!({"prompt": format!("{n}{}", "x".repeat(100_000))});
+    let mut first = Vec::new();
+    for n in 0..40 {
+        first.push(keyed(&server, &format!("k{n}"), &body(n), "?wait=20").await);
+        assert_eq!((first[n].status, first[n].header("idempotent-replayed")), (200, None));
+    }
+    for (n, by_id_first) in [(0, false), (20, true), (39, false), (1, true)] {
+        let turn = first[n].json()["turn"].as_str().unwrap().to_owned();
+        if by_id_first {
+            assert_eq!(server.get(&format!("/v1/turns/{turn}")).await.status, 200, "{n}");
+        }
+        let again = keyed(&server, &format!("k{n}"), &body(n), "?wait=20").await;
+        assert_eq!((again.status, again.header("idempotent-replayed")), (200, Some("true")), "{n}");
+        assert!(again.body == first[n].body, "{n}");
+        assert_eq!(server.get(&format!("/v1/turns/{turn}")).await.json()["turn"], json!(turn), "{n}");
+        assert_eq!(keyed(&server, &format!("k{n}"), &json!({"prompt": "x"}), "?wait=20").await.status, 409);
+        // The next turn has the session let go of what it read again.
+        assert_eq!(
+            keyed(&server, &format!("after{n}"), &body(n), "?wait=20").await.header("idempotent-replayed"),
+            None
+        );
+    }
+    let shown = keyed(&server, "last", &json!({"prompt": "@show"}), "?wait=20").await.json();
+    assert_eq!(shown["structured_output"]["state"]["turn"], 44, "{shown}");
+}
+
 /// The same by HTTP, while the turn runs.
 #[tokio::test]
 async fn a_request_that_runs() {

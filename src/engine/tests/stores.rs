@@ -1,6 +1,8 @@
 //! What the engine does with a store that is slow, that fails, that forgets.
 
 use super::*;
+use crate::model::FaultCode;
+use crate::store::{DiskStore, Keep};
 
 /// Does not care what became of a batch.
 struct Nobody;
@@ -157,4 +159,39 @@ async fn what_is_no_longer_kept_is_a_gap_with_bounds() {
         }
         batch = if next < Seq(60_003) { follower.next(1 << 16).await } else { Vec::new() };
     }
+}
+
+/// Sessions with long answers stay in memory without them, and a repeat finds each of them all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn answers_that_only_the_store_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path(), Keep::default()).unwrap();
+    let engine = engine(EngineOptions::default(), Echo, Arc::new(store));
+    let asked = |session: usize, turn: usize| {
+        by_id(&format!("s{session}"), &format!("{turn}{}", "x".repeat(100_000)), &format!("m{turn}"), 1)
+    };
+    for turn in 0..6 {
+        for session in 0..40 {
+            outcome(&engine, asked(session, turn)).await;
+        }
+    }
+    // They are 24 MB, and what takes more than 16 is forgotten with its session.
+    assert_eq!(engine.0.registry.len(), 40);
+    for (session, turn) in [(0, 0), (0, 5), (39, 3), (7, 4)] {
+        let (ticket, mut follower) = engine.submit_and_follow(asked(session, turn)).await.unwrap();
+        assert!(ticket.is_repeat, "{session} {turn}");
+        assert_eq!(text(&*ticket.turn.outcome().await), asked(session, turn).prompt);
+        let seen = entries(&mut follower, &ticket.turn).await;
+        assert_eq!(seen.iter().map(|(_, word)| word.as_str()).collect::<Vec<_>>(), ["accepted", "ended"]);
+    }
+    // One that is in memory goes the short way, the others do not.
+    let short = |turn| engine.submit_to_loaded(Box::new(asked(9, turn)));
+    assert!(short(5).is_ok_and(|ticket| ticket.unwrap().is_repeat) && short(4).is_err());
+    let other = by_id("s9", "other", "m4", 2);
+    let refused = TurnRequest {
+        repeat: Repeat::ById { id: "m4".into(), body: Fingerprint([2; 16]), conflict: Conflict::Refuse },
+        ..other
+    };
+    assert_eq!(engine.submit(refused).await.unwrap_err().code, FaultCode::KeyConflict);
+    assert_eq!(engine.0.registry.len(), 40);
 }
