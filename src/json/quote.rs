@@ -1,4 +1,4 @@
-//! Texts as JSON strings, eight bytes at a time.
+//! Texts as JSON strings, 32 bytes at a time.
 //!
 //! Owns the writing of strings that may be long: `serde_json` looks at one byte after the other, which for an answer of 100 KiB
 //! takes longer than all else that is done to it. What is written is the same.
@@ -12,7 +12,7 @@ const LONG: usize = 256;
 
 /// So much of a text is written at a time, into room for what it is at most: six bytes for one.
 const BLOCK: usize = 512;
-const ROOM: usize = 6 * BLOCK + 8;
+const ROOM: usize = 6 * BLOCK + 32;
 
 /// Writes the text as a JSON string behind what is there.
 #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "writing a string to memory cannot fail")]
@@ -35,11 +35,11 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
 fn write_block(block: &[u8], room: &mut [u8; ROOM]) -> usize {
     let mut written = 0;
     let mut rest = block;
-    while let Some((eight, behind)) = rest.split_first_chunk::<8>() {
-        room[written..written + 8].copy_from_slice(eight);
-        let plain = scan::unescaped_bytes(*eight);
+    while let Some((many, behind)) = rest.split_first_chunk::<32>() {
+        room[written..written + 32].copy_from_slice(many);
+        let plain = scan::unescaped_bytes(many);
         written += plain;
-        rest = if plain == 8 {
+        rest = if plain == many.len() {
             behind
         } else {
             written += escape(rest[plain], &mut room[written..]);

@@ -46,9 +46,19 @@ pub(super) fn string_end(text: &[u8], at: usize) -> (usize, bool) {
     }
 }
 
-/// How many of eight bytes come before the first that a JSON string has to escape.
-pub(super) fn unescaped_bytes(eight: [u8; 8]) -> usize {
-    plain_bytes(eight, |word| equal(word, b'"') | equal(word, b'\\') | controls(word))
+/// How many bytes of a block come before the first that a JSON string has to escape. Nearly always all of them do, so that
+/// all its words are asked at once.
+pub(super) fn unescaped_bytes(block: &[u8; 32]) -> usize {
+    let (words, _) = block.as_chunks::<8>();
+    let marks = |eight: &[u8; 8]| {
+        let word = u64::from_le_bytes(*eight);
+        equal(word, b'"') | equal(word, b'\\') | controls(word)
+    };
+    if words.iter().fold(0, |all, eight| all | marks(eight)) == 0 {
+        return block.len();
+    }
+    let marked = words.iter().map(marks).enumerate().find(|(_, marks)| *marks != 0);
+    marked.map_or(block.len(), |(at, marks)| at * 8 + marks.trailing_zeros() as usize / 8)
 }
 
 /// How many come before the first that `marks` marks in the top bit of a byte of a word.
