@@ -87,10 +87,11 @@ impl Remembered {
         self.forget_beyond();
     }
 
-    /// Leaves the answers of older turns to the store, if it has them.
+    /// Leaves the answers of older turns to the store, as far as it has them.
     pub(super) fn let_go_of_old(&mut self, store: Option<&Arc<dyn Store>>) {
         while self.bytes > BYTES_BESIDE_STORE
             && self.turns.len() > 1
+            && self.turns.front().is_some_and(|oldest| oldest.is_stored.get().is_some())
             && store.is_some_and(|store| store.health() == StoreHealth::Ok)
         {
             if let Some((old, key)) = self.take_oldest() {
@@ -174,6 +175,7 @@ impl Remembered {
 fn past(turn: StoredTurn, session: &SessionId, store: Option<&Arc<dyn Store>>) -> Arc<TurnRecord> {
     let record = TurnRecord::new(turn.id, session.clone(), turn.repeat, turn.is_delivered, store.cloned());
     record.settle(turn.outcome);
+    let _ = record.is_stored.set(());
     record
 }
 

@@ -122,6 +122,10 @@ async fn run_turn(
     if let Some(seq) = ended {
         session.log.stored(seq).await;
     }
+    // A store that was given up is tried again when the next turn begins, and not before.
+    if !session.log.outran_store() {
+        let _ = record.is_stored.set(());
+    }
     failpoint::reach("outcome-stored");
     record.settle(outcome);
     failpoint::reach("outcome-settled");

@@ -210,9 +210,7 @@ impl Session {
         }
         if outcome.is_recorded() && self.lifetime == Lifetime::Named && record.repeat != Repeat::Never {
             inner.settled.add(record.clone(), outcome);
-            if !self.log.outran_store() {
-                inner.settled.let_go_of_old(self.store.as_ref());
-            }
+            inner.settled.let_go_of_old(self.store.as_ref());
         }
     }
 

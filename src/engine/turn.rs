@@ -36,6 +36,8 @@ pub struct TurnRecord {
     /// How many turns of the session had begun when this one ended; tells whether another began since.
     pub(super) begun_at_end: OnceLock<u64>,
     pub(super) ended_at: OnceLock<tokio::time::Instant>,
+    /// The store has its beginning and its end.
+    pub(super) is_stored: OnceLock<()>,
 }
 
 impl fmt::Debug for TurnRecord {
@@ -67,6 +69,7 @@ impl TurnRecord {
             attempt: OnceLock::new(),
             begun_at_end: OnceLock::new(),
             ended_at: OnceLock::new(),
+            is_stored: OnceLock::new(),
         })
     }
 

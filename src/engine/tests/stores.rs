@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::model::FaultCode;
-use crate::store::{DiskStore, Keep};
+use crate::store::{DiskStore, Keep, StoreHealth};
+use std::sync::atomic::AtomicBool;
 
 /// Does not care what became of a batch.
 struct Nobody;
@@ -194,4 +195,54 @@ async fn answers_that_only_the_store_has() {
     };
     assert_eq!(engine.submit(refused).await.unwrap_err().code, FaultCode::KeyConflict);
     assert_eq!(engine.0.registry.len(), 40);
+}
+
+/// A store that fails for a while, works again, and says how it is.
+struct Recovering {
+    kept: MemoryStore,
+    fails: AtomicBool,
+}
+
+impl Store for Recovering {
+    fn append(&self, batch: Batch, done: Done) {
+        match self.health() {
+            StoreHealth::Ok => self.kept.append(batch, done),
+            _ => done.tell(Err(StoreError("disk full".into()))),
+        }
+    }
+
+    fn session(&self, id: &SessionId) -> BoxFuture<'_, Result<Option<StoredSession>, StoreError>> {
+        self.kept.session(id)
+    }
+
+    fn events(&self, id: &SessionId, after: Seq, max_bytes: usize) -> BoxFuture<'_, Result<Page, StoreError>> {
+        self.kept.events(id, after, max_bytes)
+    }
+
+    fn health(&self) -> StoreHealth {
+        if self.fails.load(Ordering::SeqCst) { StoreHealth::Degraded("disk full".into()) } else { StoreHealth::Ok }
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        self.kept.flush()
+    }
+}
+
+/// An answer that the store does not have stays in memory, also when the store has the next ones.
+#[tokio::test]
+async fn answers_that_only_memory_has() {
+    let store = Arc::new(Recovering { kept: MemoryStore::default(), fails: AtomicBool::new(false) });
+    let engine = engine(EngineOptions::default(), Echo, store.clone());
+    let asked = |turn: usize| by_id("s", &format!("{turn}{}", "x".repeat(1000)), &format!("m{turn}"), 1);
+    for turn in 0..12 {
+        store.fails.store((4..8).contains(&turn), Ordering::SeqCst);
+        outcome(&engine, asked(turn)).await;
+    }
+    // The first four were let go of; the next four never can be.
+    assert!(engine.submit_to_loaded(Box::new(asked(3))).is_err());
+    for turn in (0..12).rev() {
+        let ticket = engine.submit(asked(turn)).await.unwrap();
+        assert!(ticket.is_repeat, "{turn}");
+        assert_eq!(text(&*ticket.turn.outcome().await), asked(turn).prompt);
+    }
 }
