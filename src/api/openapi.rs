@@ -3,6 +3,7 @@
 //! Owns the list of operations. The shapes of bodies are `wire`'s; a test walks every operation against a running server,
 //! and every route of the server against the list.
 
+use crate::wire::health::HealthReport;
 use crate::wire::{dari, described, runtimeuse, sessions, v1};
 use actix_web::HttpResponse;
 use actix_web::http::header;
@@ -168,7 +169,7 @@ fn path(paths: &mut Paths, path: &str, operations: impl IntoIterator<Item = (&'s
 fn server(s: &mut Shapes) -> Paths {
     let mut all = Paths::new();
     let health = |s: &mut Shapes, method| {
-        let shape = s.got::<described::HealthReport>();
+        let shape = s.got::<HealthReport<'_>>();
         Operation::new("server", method, "How the server stands. Needs no token.")
             .json("200", "It takes turns.", shape.clone())
             .json("503", "It does not, since it stops or is parked.", shape)
@@ -255,7 +256,7 @@ fn v1_paths(s: &mut Shapes) -> Paths {
         .json("202", "The agent gets it.", shown)
         .else_error(s);
     path(&mut all, "/v1/turns/{turn}/input", [("post", input)]);
-    let health = s.got::<described::HealthReport>();
+    let health = s.got::<HealthReport<'_>>();
     let quiesce = Operation::new("v1", "quiesce", "Before a pause: no new turns, those that run end or are cut.")
         .query("wait", "number", "How many seconds they may take to end.")
         .query("interrupt", "boolean", "Whether they are cut then.")

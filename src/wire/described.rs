@@ -15,68 +15,6 @@ pub struct ErrorText {
     pub error: String,
 }
 
-/// How the server stands.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct HealthReport {
-    /// Whether turns are taken.
-    pub ok: bool,
-    /// Whether it takes turns, is about to end, or is parked for a pause.
-    pub status: ServerStatus,
-    /// The version of turnhost.
-    pub version: String,
-    /// The agent that runs turns which name none.
-    pub agent: String,
-    /// Whether any turn runs or waits.
-    pub busy: bool,
-    /// Turns that run or wait.
-    pub turns: u64,
-    /// Turns that run.
-    pub running: u64,
-    /// How long ago a running turn last gave a sign of life; `null` if none runs.
-    pub last_progress_ms: Option<u64>,
-    /// Whether a pause of the machine would cut no work.
-    pub safe_to_pause: bool,
-    /// How the store is.
-    pub store: StoreReport,
-    /// `local`
-    pub runtime: String,
-    /// `local`
-    pub default_runtime: String,
-    /// `["local"]`
-    pub runtimes: Vec<String>,
-    /// Sessions.
-    pub sessions: SessionsLoaded,
-}
-
-/// Whether a server takes turns.
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ServerStatus {
-    /// It does.
-    Ok,
-    /// It ends.
-    Draining,
-    /// It waits for a pause.
-    Parked,
-}
-
-/// How the store is.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct StoreReport {
-    /// `memory`: it forgets with the process; `ok`; `degraded`: it does not keep what it should.
-    pub state: String,
-    /// Why it is degraded.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-}
-
-/// Sessions in memory.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct SessionsLoaded {
-    /// How many.
-    pub loaded: u64,
-}
-
 /// How a turn stands, and once it has ended, how it ended.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct TurnShown {

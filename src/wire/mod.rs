@@ -7,6 +7,7 @@ pub mod dari;
 pub mod described;
 pub mod dispatch;
 pub mod handler;
+pub mod health;
 pub mod openai;
 pub mod record;
 pub mod report;

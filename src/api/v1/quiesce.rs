@@ -29,13 +29,11 @@ pub async fn quiesce(request: HttpRequest, runtime: web::Data<Runtime>) -> HttpR
 }
 
 fn answer(runtime: &Runtime, is_safe: bool) -> HttpResponse {
-    let mut body = health::report(runtime);
-    body["safe_to_pause"] = is_safe.into();
-    if is_safe { HttpResponse::Ok() } else { HttpResponse::Accepted() }.json(body)
+    health::report(runtime, Some(is_safe), if is_safe { HttpResponse::Ok() } else { HttpResponse::Accepted() })
 }
 
 /// `POST /v1/wake`: turns are taken again.
 pub async fn wake(runtime: web::Data<Runtime>) -> HttpResponse {
     runtime.engine.wake();
-    HttpResponse::Ok().json(health::report(&runtime))
+    health::report(&runtime, None, HttpResponse::Ok())
 }
