@@ -7,9 +7,9 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// A server with a short patience: the limits are those that every WebSocket has, and their defaults the protocol's.
-fn impatient() -> Server {
+fn impatient(dead_after: &str) -> Server {
     Server::start_with(&["--agent", "echo"], |command| {
-        command.env("TURNHOST_PING", "300ms").env("TURNHOST_DEAD_AFTER", "2s");
+        command.env("TURNHOST_PING", "300ms").env("TURNHOST_DEAD_AFTER", dead_after);
     })
 }
 
@@ -17,7 +17,8 @@ fn impatient() -> Server {
 /// with the last offset that it has.
 #[tokio::test]
 async fn a_client_that_takes_nothing() {
-    let server = impatient();
+    // Long enough for the quick one, whose own program may wait for its turn on a busy machine.
+    let server = impatient("5s");
     let id = create(&server, &json!({"agent": "echo", "interactive": true})).await;
     for path in [format!("/ws/sessions/{id}?since=0"), "/ws?since=0".to_owned()] {
         let is_bridge = path.contains("sessions");
@@ -46,7 +47,7 @@ async fn a_client_that_takes_nothing() {
             began.elapsed()
         };
         let (took, ()) = tokio::join!(sticking, reading);
-        assert!(took > Duration::from_millis(1900), "{took:?}");
+        assert!(took > Duration::from_millis(4900), "{took:?}");
         // What was on its way to it still comes, and then an end without a word.
         let (mut offset, mut frames) = (0, 0);
         loop {
@@ -75,7 +76,7 @@ async fn a_client_that_takes_nothing() {
 /// A client is pinged; one that does not answer is dropped after the limit, one that does stays.
 #[tokio::test]
 async fn pings() {
-    let server = impatient();
+    let server = impatient("2s");
     let id = create(&server, &json!({"agent": "echo", "interactive": true})).await;
     for path in [format!("/ws/sessions/{id}"), "/ws".to_owned()] {
         let mut stays = server.connect(&path).await;
